@@ -131,6 +131,8 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
             if !writing.closed {
                 (self.0.write)(&after).map_err(StatusError::Record)?;
                 writing.written = Some(after.clone());
+                // It follows from the observation.
+                self.0.observed.store(false, Ordering::Release);
             }
             let published = self.0.visible.send_if_modified(|now| {
                 let unchanged = Arc::ptr_eq(now, &before);
@@ -168,7 +170,8 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
     /// # Errors
     /// The disk's error; the observation is still in memory.
     pub fn flush(&self) -> Result<(), RecordError> {
-        if self.0.observed.load(Ordering::Acquire) { self.0.write_visible() } else { Ok(()) }
+        let mut writing = self.0.lock();
+        if self.0.observed.load(Ordering::Acquire) { self.0.write_locked(&mut writing) } else { Ok(()) }
     }
 
     /// Changes the status in memory alone.
@@ -220,11 +223,16 @@ impl<S> Cell<S> {
     }
 
     fn write_visible(&self) -> Result<(), RecordError> {
-        let mut writing = self.lock();
+        self.write_locked(&mut self.lock())
+    }
+
+    fn write_locked(&self, writing: &mut Writing<S>) -> Result<(), RecordError> {
+        // Cleared before the status is read. What is shown after it is for memory alone.
+        self.observed.store(false, Ordering::Release);
         let status = self.visible.borrow().clone();
         let is_written = writing.written.as_ref().is_some_and(|written| Arc::ptr_eq(written, &status));
         if !writing.closed && !is_written {
-            (self.write)(&status)?;
+            (self.write)(&status).inspect_err(|_| self.observed.store(true, Ordering::Release))?;
             writing.written = Some(status);
         }
         Ok(())
@@ -290,6 +298,18 @@ mod tests {
 
     fn to(number: u32) -> impl Fn(&Sample) -> Result<Sample, &'static str> {
         move |now| if number > now.0 { Ok(Sample(number)) } else { Err("only upwards") }
+    }
+
+    #[tokio::test]
+    async fn what_is_only_shown_after_an_observation_stays_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        let cell = cell(&path);
+        cell.observe(to(7)).unwrap();
+        cell.flush().unwrap();
+        cell.show(to(9)).unwrap();
+        cell.flush().unwrap();
+        assert_eq!(on_disk(&path), Some(7));
     }
 
     #[test]

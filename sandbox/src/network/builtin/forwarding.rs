@@ -44,20 +44,24 @@ fn keep_router_advertisements(links: &[Link]) {
     }
 }
 
-/// The host's own hardware, and the interfaces with a route from a router, such as a bridge over the hardware.
-/// `routes` is the text of /proc/net/ipv6_route: the flags are the last column but one, the last is the name.
+/// The interfaces on which the host itself may have a router: its hardware, bridges and bonds over that, VLANs, and
+/// those with a route from a router. A router may not have said anything yet. `routes` is the text of /proc/net/ipv6_route: the flags are the last column but one, the last is the name.
 fn with_routers<'a>(links: &'a [Link], routes: &'a str) -> BTreeSet<&'a str> {
     let advertised = routes.lines().filter_map(|line| {
         let mut columns = line.split_whitespace().rev();
         let (name, flags) = (columns.next()?, u32::from_str_radix(columns.next()?, 16).ok()?);
         (flags & ADVERTISED != 0).then_some(name)
     });
-    links
-        .iter()
-        .filter(|link| link.kind.is_empty())
-        .map(|link| link.name.as_str())
-        .chain(advertised)
-        .collect()
+    let mut own: BTreeSet<u32> =
+        links.iter().filter(|link| matches!(&*link.kind, "" | "vlan")).map(|link| link.index).collect();
+    // A bond of hardware may be a port of a bridge.
+    for _ in 0..2 {
+        let masters: Vec<u32> =
+            links.iter().filter(|link| own.contains(&link.index)).map(|link| link.master).collect();
+        own.extend(masters);
+    }
+    let own = links.iter().filter(|link| own.contains(&link.index)).map(|link| link.name.as_str());
+    own.chain(advertised).collect()
 }
 
 /// No router is behind the interface: a pod that claims to be one would get the packets of the host.
@@ -107,4 +111,33 @@ pub(super) fn set(path: &str, value: &str) -> Result<(), NetworkError> {
         return Ok(());
     }
     fs::write(path, value).map_err(file("write", Path::new(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str, kind: &str, master: u32) -> Link {
+        let (name, kind) = (name.to_owned(), kind.to_owned());
+        let (alias, counters) = (String::new(), Default::default());
+        Link { index, name, kind, alias, mtu: 1500, mac: None, master, operational: true, counters }
+    }
+
+    #[test]
+    fn what_lies_over_hardware_may_have_a_router_that_has_said_nothing_yet() {
+        let links = [
+            link(1, "eth0", "", 3),
+            link(2, "eth1", "", 0),
+            link(3, "bond0", "bond", 4),
+            link(4, "br0", "bridge", 0),
+            link(5, "eth1.7", "vlan", 0),
+            link(6, "docker0", "bridge", 0),
+            link(7, "veth0", "veth", 6),
+            link(8, "tun0", "tun", 0),
+        ];
+        let own = ["bond0", "br0", "eth0", "eth1", "eth1.7"];
+        assert_eq!(with_routers(&links, ""), own.into());
+        let route = "00000000 00 00000000 00 00000000 00000400 00000001 00000000 00040003 tun0\n";
+        assert_eq!(with_routers(&links, route), own.into_iter().chain(["tun0"]).collect());
+    }
 }
