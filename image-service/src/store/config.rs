@@ -8,10 +8,18 @@ use crate::digest::{DiffId, Digest, ImageId};
 use crate::excerpt::excerpt;
 use crate::manifest::Platform;
 
+/// Larger incomplete configurations are refused: as a tree of values one takes a hundred times its length.
+const MAX_INCOMPLETE: usize = 256 << 10;
+
 /// Parses a configuration. Fields that are missing or null have the values that Go's tools give them.
 pub(crate) fn parse(digest: &Digest, bytes: &[u8]) -> Result<ImageConfiguration, StoreError> {
     serde_json::from_slice(bytes)
-        .or_else(|_| serde_json::from_slice(bytes).map(completed).and_then(serde_json::from_value))
+        .or_else(|error| {
+            if bytes.len() > MAX_INCOMPLETE {
+                return Err(error);
+            }
+            serde_json::from_slice(bytes).map(completed).and_then(serde_json::from_value)
+        })
         .map_err(|e| StoreError::Config { digest: digest.clone(), why: excerpt(&e.to_string()) })
 }
 
@@ -60,6 +68,13 @@ mod tests {
 
     fn read(json: &str) -> Result<ImageConfiguration, StoreError> {
         parse(&Digest::sha256(json.as_bytes()), json.as_bytes())
+    }
+
+    #[test]
+    fn a_large_incomplete_configuration_is_refused() {
+        let history = "{},".repeat(MAX_INCOMPLETE / 3);
+        let json = format!(r#"{{"history":[{history}{{}}]}}"#);
+        assert!(read(&json).is_err());
     }
 
     #[test]
