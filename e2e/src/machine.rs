@@ -50,6 +50,25 @@ pub struct Machine {
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+/// The number of a machine and an address pool that no other has. A run that was cut off leaves its bridges.
+fn free_pool() -> Result<(u32, String)> {
+    let routes = std::fs::read_to_string("/proc/net/route")?;
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (second, third) = (200 + number / 200, number % 200 + 1);
+        if second > 254 {
+            return Err(
+                "all address pools for tests are in use: delete the bridges of earlier runs, ct*n*".into()
+            );
+        }
+        // As the kernel prints it: the destination's bytes in memory order.
+        let destination = format!("\t00{third:02X}{second:02X}0A\t");
+        if !routes.contains(&destination) {
+            return Ok((number, format!("10.{second}.{third}.0/24")));
+        }
+    }
+}
+
 impl Machine {
     /// Starts a registry and a server with the usual setup.
     ///
@@ -64,12 +83,11 @@ impl Machine {
     pub async fn start_with(setup: Setup) -> Result<Self> {
         let place = setup.place.clone().unwrap_or_else(std::env::temp_dir);
         let folder = tempfile::Builder::new().prefix("crisp-e2e-").tempdir_in(place)?;
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (number, own) = free_pool()?;
         let process = std::process::id();
         // Unique among the tests of this run and, by the process id, among runs at the same time.
         let bridge = format!("ct{process}n{number}");
-        let own = || format!("10.{}.{}.0/24", 200 + number / 200, number % 200 + 1);
-        let pool = setup.pool.clone().unwrap_or_else(own);
+        let pool = setup.pool.clone().unwrap_or(own);
         let pool_v6 = format!("fd00:{:x}:{:x}:{number:x}::/64", process >> 16, process & 0xffff);
         let registry =
             if setup.no_registry { None } else { Some(Registry::start(&folder.path().join("registry"))?) };

@@ -108,7 +108,7 @@ fn copy_up(view: &OwnedFd, volume: &Path, place: &Path, limits: &Limits<'_>) -> 
     Copy { volume, limits }.folder(&source, &target, place, 0)
 }
 
-/// What a copy leaves out, and where it stops.
+/// The parts that a copy leaves out, and where it stops.
 struct Limits<'a> {
     /// Of all volumes.
     places: &'a [PathBuf],
