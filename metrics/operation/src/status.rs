@@ -45,7 +45,7 @@ struct Cell<S> {
     write: Write<S>,
     /// Set while a background task is about to write the visible status.
     queued: AtomicBool,
-    /// Set by the first observation: a status that is only shown is never written.
+    /// An observation is not on disk yet. A status that is only shown is for memory alone.
     observed: AtomicBool,
 }
 

@@ -11,7 +11,8 @@ const PER_READER: usize = 22;
 /// Limit for open readers, independent of the descriptor limit: each costs kernel memory.
 const MAX_READERS: usize = 1000;
 
-/// The number of readers, and of exec cgroups, that may keep their files open: together a quarter of the server's descriptors.
+/// The number of readers, and of exec cgroups, that may keep their files open: together a quarter of the
+/// server's descriptors.
 #[derive(Debug, Clone)]
 pub struct DescriptorBudget(Arc<AtomicUsize>);
 

@@ -37,8 +37,9 @@ pub struct ExecCgroup {
     path: CgroupPath,
 }
 
-/// An exec cgroup that stays open, as do the files for joining it: the next command starts in it without a path to look up, of which
-/// there are about ten on v1. Its container's cgroup stays in the kernel, though removed, until this is dropped.
+/// An exec cgroup that stays open, as do the files for joining it: the next command starts in it without a path
+/// to look up, of which there are about ten on v1. Its container's cgroup stays in the kernel, though removed,
+/// until this is dropped.
 #[derive(Debug)]
 pub struct OpenExecCgroup {
     exec: ExecCgroup,
