@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "crisp/v1/standalone.proto",
         "crisp/v1/images.proto",
         "crisp/v1/diagnosis.proto",
+        "crisp/v1/log.proto",
     ];
     let files = protox::compile(contracts, ["proto"])?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);

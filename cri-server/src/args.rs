@@ -234,6 +234,7 @@ mod tests {
     fn every_setting_of_the_contract_is_a_flag() {
         let flags = [
             "listen",
+            "listen-group",
             "root",
             "state",
             "registry-config-dir",

@@ -25,6 +25,11 @@ impl LogLevel {
         self.0.reload(level.parse::<EnvFilter>()?)?;
         Ok(())
     }
+
+    /// The filter in force.
+    pub fn get(&self) -> String {
+        self.0.with_current(ToString::to_string).unwrap_or_default()
+    }
 }
 
 /// Starts logging.

@@ -11,9 +11,11 @@
 //! [`crisp::v1::pulls_server::Pulls`], [`crisp::v1::layers_server::Layers`] and
 //! [`crisp::v1::files_server::Files`], [`crisp::v1::networks_server::Networks`],
 //! [`crisp::v1::containers_server::Containers`], [`crisp::v1::images_server::Images`],
-//! [`crisp::v1::diagnosis_server::Diagnosis`] and [`crisp::v1::standalone_server::Standalone`] are our own: pulls that say how far they are and can be stopped, a
-//! check of unpacked layers, files in and out of containers, networks that are made by name, what people do to
-//! containers, images as files, what happened and what is under way, and pods that the server supervises by itself.
+//! [`crisp::v1::diagnosis_server::Diagnosis`], [`crisp::v1::standalone_server::Standalone`] and
+//! [`crisp::v1::log_server::Log`] are our own: pulls that say how far they are and can be stopped, a check of
+//! unpacked layers, files in and out of containers, networks that are made by name, what people do to
+//! containers, images as files, what happened and what is under way, pods that the server supervises by itself,
+//! and the level of its log.
 //!
 //! Messages that carry credentials do not print them:
 //!

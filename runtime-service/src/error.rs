@@ -26,6 +26,7 @@ use crate::cdi::CdiError;
 use crate::container::state::Refusal;
 use crate::container::table::LookupError;
 use crate::convert::ConvertError;
+use crate::notes::has_entry_elsewhere;
 use crate::spec::SpecError;
 
 /// A request that failed.
@@ -111,7 +112,7 @@ impl From<PodError> for RuntimeError {
 impl From<RuntimeError> for Status {
     fn from(error: RuntimeError) -> Self {
         let (code, message) = (code(&error), error.to_string());
-        if code == Code::Internal {
+        if code == Code::Internal && !has_entry_elsewhere(&error) {
             tracing::warn!(%message, "a request failed");
         } else {
             tracing::debug!(%message, ?code, "a request was refused");

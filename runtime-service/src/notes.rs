@@ -141,7 +141,7 @@ impl ServiceState {
 
 /// Whether the operation has its own entry, or the container is only in the wrong state for the request and
 /// continues.
-fn has_entry_elsewhere(error: &RuntimeError) -> bool {
+pub(crate) fn has_entry_elsewhere(error: &RuntimeError) -> bool {
     match error {
         RuntimeError::Failed(_) | RuntimeError::MountedImage(_) | RuntimeError::Refused { .. } => true,
         RuntimeError::Shared(error) => has_entry_elsewhere(error),

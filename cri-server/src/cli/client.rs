@@ -6,6 +6,7 @@ use crisp_proto::crisp::v1::diagnosis_client::DiagnosisClient;
 use crisp_proto::crisp::v1::files_client::FilesClient;
 use crisp_proto::crisp::v1::images_client::ImagesClient;
 use crisp_proto::crisp::v1::layers_client::LayersClient;
+use crisp_proto::crisp::v1::log_client::LogClient;
 use crisp_proto::crisp::v1::networks_client::NetworksClient;
 use crisp_proto::crisp::v1::pulls_client::PullsClient;
 use crisp_proto::crisp::v1::standalone_client::StandaloneClient;
@@ -42,6 +43,8 @@ pub struct Client {
     pub diagnosis: DiagnosisClient<Channel>,
     /// Networks by name, where the server is Crisp.
     pub networks: NetworksClient<Channel>,
+    /// The server's log, where it is Crisp.
+    pub log: LogClient<Channel>,
     /// Pods that the server supervises by itself, where it is Crisp.
     pub standalone: StandaloneClient<Channel>,
 }
@@ -71,6 +74,7 @@ impl Client {
             containers: ContainersClient::new(channel.clone()).max_decoding_message_size(MAX_REPLY),
             diagnosis: DiagnosisClient::new(channel.clone()).max_decoding_message_size(MAX_REPLY),
             networks: NetworksClient::new(channel.clone()),
+            log: LogClient::new(channel.clone()),
             standalone: StandaloneClient::new(channel),
         })
     }

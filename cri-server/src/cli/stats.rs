@@ -15,17 +15,20 @@ use super::listing::{Format, RowFormat};
 use super::names::{Names, container_name};
 use super::{Client, json};
 use crate::table::{Table, short, size};
+use crate::time::shown;
 
 /// Show CPU, memory, network and disk usage of running containers
 ///
-/// On a terminal the table is refreshed until interrupted; otherwise it is printed once.
+/// On a terminal the table is refreshed until interrupted; otherwise it is printed once, or with --stream again
+/// and again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   crisp stats
   crisp stats --no-stream --format '{{.Name}}\\t{{.MemUsage}}' web
+  crisp stats --stream --format json | jq .CPUPerc
 
-Fields of templates: ID, Name, Pod, CPUPerc, MemUsage, MemPerc, NetIO, BlockIO, PIDs.")]
+Fields of templates: ID, Name, Pod, CPUPerc, MemUsage, MemPerc, NetIO, BlockIO, PIDs, Time.")]
 pub struct Stats {
     /// Seconds over which CPU usage is measured
     #[arg(long, short, default_value_t = 1, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -33,6 +36,9 @@ pub struct Stats {
     /// Print the table once, also on a terminal
     #[arg(long)]
     no_stream: bool,
+    /// Print again after each measurement, also into a pipe or file
+    #[arg(long, conflicts_with_all = ["no_stream", "output"])]
+    stream: bool,
     /// `table`, `json`, or a template; see below
     #[arg(long, value_name = "TEMPLATE", conflicts_with = "output")]
     format: Option<String>,
@@ -52,7 +58,9 @@ impl Stats {
             self.output.print(|| Ok(json!({ "stats": json::list(&stats)? })))?;
             return Ok(ExitCode::SUCCESS);
         }
-        let is_live = !self.no_stream && std::io::stdout().is_terminal();
+        let is_terminal = std::io::stdout().is_terminal();
+        let goes_on = self.stream || (is_terminal && !self.no_stream);
+        let clears = goes_on && is_terminal && format != RowFormat::Json;
         let mut names = Names::load(&mut client).await?;
         let ids = self.names.iter().map(|name| names.container(name).map(|c| c.id.clone()));
         let ids = ids.collect::<anyhow::Result<Vec<_>>>()?;
@@ -66,14 +74,17 @@ impl Stats {
         loop {
             tokio::time::sleep(Duration::from_secs(self.seconds)).await;
             let after = usages(&mut client, &ids).await?;
-            if is_live {
-                // New containers have names too. Moves to the top and clears the old table.
+            if goes_on {
+                // New containers have names too.
                 names = Names::load(&mut client).await?;
+            }
+            if clears {
+                // Moves to the top and clears the old table.
                 write!(std::io::stdout(), "\x1b[H\x1b[J")?;
             }
             let rows: Vec<Value> = after.iter().map(|usage| row(&before, usage, &names)).collect();
             format.print(&rows, || table(&rows))?;
-            if !is_live {
+            if !goes_on {
                 return Ok(ExitCode::SUCCESS);
             }
             before = after;
@@ -130,6 +141,7 @@ fn row(before: &[ContainerUsage], usage: &ContainerUsage, names: &Names) -> Valu
         "NetIO": format!("{} / {}", size(usage.network_received_bytes), size(usage.network_sent_bytes)),
         "BlockIO": format!("{} / {}", size(usage.block_read_bytes), size(usage.block_written_bytes)),
         "PIDs": usage.processes,
+        "Time": shown(usage.timestamp),
     })
 }
 

@@ -25,6 +25,7 @@ use std::time::Duration;
 use crisp_sandbox::network::{PodCidrs, PodCidrsV6};
 pub use listen::ListenAddress;
 pub use print::{differences, print};
+pub(crate) use resolve::check_log_level;
 pub use raw::{CgroupDriver, LogFormat, NetworkFlag, NetworkKind, RawSettings};
 
 /// Read if it exists and `--config` names no other file.
@@ -79,6 +80,8 @@ impl<T> Setting<T> {
 pub struct Settings {
     /// The socket of the gRPC services.
     pub listen: Setting<ListenAddress>,
+    /// The group whose members may use that socket.
+    pub listen_group: Setting<Option<String>>,
     /// Data that survives a reboot: images, layers, containers.
     pub root: Setting<PathBuf>,
     /// Data that does not survive a reboot: sockets, the monitors' folders.

@@ -22,6 +22,7 @@ fn lines(settings: &Settings) -> Vec<(String, String)> {
     // Destructured, so that a new setting cannot be forgotten here.
     let Settings {
         listen,
+        listen_group,
         root,
         state,
         registry_config_dir,
@@ -54,6 +55,8 @@ fn lines(settings: &Settings) -> Vec<(String, String)> {
         path.as_deref().map_or_else(|| quoted("off"), |path| quoted(&path.display().to_string()))
     };
     line(&mut lines, "listen", listen, quoted(&listen.value.to_string()));
+    let group = listen_group.value.as_deref().unwrap_or("off");
+    line(&mut lines, "listen-group", listen_group, quoted(group));
     line(&mut lines, "root", root, path(&root.value));
     line(&mut lines, "state", state, path(&state.value));
     line(&mut lines, "registry-config-dir", registry_config_dir, path(&registry_config_dir.value));

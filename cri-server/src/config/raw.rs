@@ -14,6 +14,11 @@ pub struct RawSettings {
     #[arg(skip)]
     pub listen: Option<String>,
 
+    /// Group whose members may use the socket, by name or number: that is as much as root; "off" for root
+    /// alone [default: off]
+    #[arg(long, hide_short_help = true, value_name = "GROUP")]
+    pub listen_group: Option<String>,
+
     /// Folder for data that survives a reboot: images, layers, containers [default: /var/lib/crisp]
     #[arg(long, hide_short_help = true, value_name = "DIR")]
     pub root: Option<PathBuf>,

@@ -168,6 +168,7 @@ impl Layers {
                 "unix:///run/crisp/crisp.sock",
                 |t| ListenAddress::parse(&t),
             )?,
+            listen_group: self.text("listen-group", |s| &s.listen_group, OFF, group_or_off)?,
             stream_listen: self.text(
                 "stream-listen",
                 |s| &s.stream_listen,
@@ -179,7 +180,7 @@ impl Layers {
             exec_grace: check("exec-grace", self.pick(|s| &s.exec_grace, 10), seconds)?,
             metrics_listen: self.text("metrics-listen", |s| &s.metrics_listen, OFF, address_or_off)?,
             cgroup_driver: self.pick(|s| &s.cgroup_driver, CgroupDriver::Auto),
-            log_level: self.text("log-level", |s| &s.log_level, "info", log_level)?,
+            log_level: self.text("log-level", |s| &s.log_level, "info", check_log_level)?,
             log_format: self.pick(|s| &s.log_format, LogFormat::Auto),
         })
     }
@@ -253,6 +254,10 @@ fn file_or_off(text: String) -> Result<Option<PathBuf>, String> {
     if text == OFF { Ok(None) } else { absolute(text.into()).map(Some) }
 }
 
+fn group_or_off(text: String) -> Result<Option<String>, String> {
+    if text.is_empty() { Err("a group has a name".to_owned()) } else { Ok((text != OFF).then_some(text)) }
+}
+
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is not an address: expected IP:PORT, for example 127.0.0.1:9464"))
@@ -286,7 +291,9 @@ fn interval(text: &str) -> Result<Duration, String> {
     })
 }
 
-fn log_level(text: String) -> Result<String, String> {
+/// # Errors
+/// The text is not a level; the error says what is.
+pub(crate) fn check_log_level(text: String) -> Result<String, String> {
     // The filter accepts any word as the name of a crate: a mistyped level would silently log nothing.
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
     let known = |part: &str| part.contains('=') || levels.contains(&part);

@@ -195,7 +195,8 @@ fn foreground(
     manifests: impl AsyncFnOnce(&Embedded) -> anyhow::Result<Manifests>,
 ) -> anyhow::Result<ExitCode> {
     let mut settings = settings;
-    settings.log_level.set_default("warn".to_owned());
+    // The command itself reports operations that fail.
+    settings.log_level.set_default("warn,crisp_runtime_service::journal=error".to_owned());
     crate::logging::start(&settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

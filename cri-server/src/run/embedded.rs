@@ -167,7 +167,7 @@ impl Listening {
             let until = async {
                 let _ = stopped.await;
             };
-            server.serve(listener, None, until).await
+            server.serve(listener, None, None, until).await
         });
         Ok(Self { stop, task, path: address.path().to_owned() })
     }

@@ -11,6 +11,7 @@
 mod folder;
 pub mod layout;
 mod lock;
+mod log_service;
 mod memory;
 mod networks;
 mod notify;
@@ -21,6 +22,7 @@ pub mod reload;
 mod rpc;
 pub mod serve;
 pub mod socket;
+mod socket_group;
 
 pub use lock::LockError;
 pub use open::Server;

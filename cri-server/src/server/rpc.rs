@@ -11,6 +11,7 @@ use crisp_proto::crisp::v1::diagnosis_server::DiagnosisServer;
 use crisp_proto::crisp::v1::files_server::FilesServer;
 use crisp_proto::crisp::v1::images_server::ImagesServer;
 use crisp_proto::crisp::v1::layers_server::LayersServer;
+use crisp_proto::crisp::v1::log_server::LogServer;
 use crisp_proto::crisp::v1::networks_server::NetworksServer;
 use crisp_proto::crisp::v1::pulls_server::PullsServer;
 use crisp_proto::crisp::v1::standalone_server::StandaloneServer;
@@ -23,6 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic_health::ServingStatus;
 
 use super::Server;
+use super::log_service::LogService;
 use super::networks::NetworksService;
 use crate::run::supervise::StandaloneService;
 
@@ -33,7 +35,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 
 impl Server {
     /// Serves on `listener` until `stop` ends, then waits a limited time for the calls under way. The server
-    /// of a `crisp run` supervises no pods: it ends with its own pods.
+    /// of a `crisp run` supervises no pods, because it ends with its own, and its log is on the user's terminal.
     ///
     /// # Errors
     /// The socket fails.
@@ -41,6 +43,7 @@ impl Server {
         &self,
         listener: UnixListener,
         standalone: Option<StandaloneService>,
+        log: Option<LogService>,
         stop: impl Future<Output = ()> + Send,
     ) -> anyhow::Result<()> {
         let runtime = RuntimeServiceServer::new(self.runtime.clone())
@@ -66,6 +69,7 @@ impl Server {
             .add_service(FilesServer::new(self.runtime.clone()))
             .add_service(NetworksServer::new(NetworksService(self.pods.clone())))
             .add_optional_service(standalone.map(standalone_server))
+            .add_optional_service(log.map(LogServer::new))
             .serve_with_incoming_shutdown(connections(listener), async {
                 let _ = leaving.await;
             });

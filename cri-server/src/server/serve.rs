@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
+use super::log_service::LogService;
 use super::reload::{ConfigOrigin, Reload};
+use super::socket_group::SocketGroup;
 use super::{Server, memory, notify, oom_score, socket};
 use crate::config::{NetworkFlag, RawSettings, Settings};
 use crate::logging;
@@ -34,6 +36,7 @@ pub struct Serve {
 /// The server cannot start, or its socket fails.
 pub fn run(settings: &Settings, origin: ConfigOrigin) -> anyhow::Result<ExitCode> {
     let log_level = logging::start(settings)?;
+    let log = LogService(log_level.clone());
     let reload = Reload { origin, in_force: settings.clone(), log_level };
     crisp_executor::give_large_buffers_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -41,13 +44,13 @@ pub fn run(settings: &Settings, origin: ConfigOrigin) -> anyhow::Result<ExitCode
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    let served = runtime.block_on(serve(settings, reload));
+    let served = runtime.block_on(serve(settings, reload, log));
     // A thread that hangs in a dead file system must not keep the server from ending.
     runtime.shutdown_background();
     served.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve(settings: &Settings, reload: Reload) -> anyhow::Result<()> {
+async fn serve(settings: &Settings, reload: Reload, log: LogService) -> anyhow::Result<()> {
     // Before anything else, so that a signal during the start does not kill the server halfway.
     let hangups = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -63,6 +66,10 @@ async fn serve(settings: &Settings, reload: Reload) -> anyhow::Result<()> {
     };
     let supervisor = Supervisor::open(Arc::clone(&server), &settings.root.value);
     let listener = socket::listen(&settings.listen.value)?;
+    if let Some(group) = &settings.listen_group.value {
+        let folders = [&*settings.state.value, &*settings.root.value];
+        SocketGroup::find(group)?.admit(settings.listen.value.path(), &folders)?;
+    }
     let bound = socket::Bound::at(settings.listen.value.path());
     let metrics = match settings.metrics_listen.value {
         Some(address) => Some(server.metrics.serve(address).await?),
@@ -97,7 +104,7 @@ async fn serve(settings: &Settings, reload: Reload) -> anyhow::Result<()> {
         images.shut_down(PULLS_END).await;
     };
     let standalone = StandaloneService(supervisor);
-    let result = server.serve(listener, Some(standalone), stop).await;
+    let result = server.serve(listener, Some(standalone), Some(log), stop).await;
     runtime.close().await;
     // Without pods the bridge and its rules are not needed, and no other program removes them.
     pods.close().await;

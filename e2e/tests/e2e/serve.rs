@@ -1,5 +1,6 @@
 //! The server for its operator: reloading, the format of its log, its health.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use crisp_e2e::{Image, Lab, Layer, Machine, Result, Setup, needs, request};
@@ -74,6 +75,40 @@ async fn the_log_can_be_json_with_fields() -> Result<()> {
     }
     let ready: serde_json::Value = serde_json::from_str(&line)?;
     assert_eq!((ready["level"].as_str(), ready["pods"].as_u64()), (Some("INFO"), Some(0)));
+    machine.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_change_is_in_the_log_and_a_request_sets_its_level() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let args = ["--log-format", "json"].map(str::to_owned).to_vec();
+    let mut lab = Lab::start_with(Setup { args, ..Setup::default() }).await?;
+    let (status, _) = lab.run("main", &lab.shell("exit 3")).await?;
+    let line = logged(&lab.machine, "\"ended\"").await?;
+    let ended: serde_json::Value = serde_json::from_str(&line)?;
+    let (pod, container) = (ended["pod"].as_str().ok_or("no pod")?.to_owned(), status.id);
+    assert_eq!(ended["container"], container.as_str(), "{line}");
+    assert_eq!((&ended["code"], &ended["reason"]), (&3.into(), &"Error".into()), "{line}");
+    for message in ["\"created\"", "\"started\""] {
+        assert!(logged(&lab.machine, message).await?.contains(&pod), "{message}");
+    }
+
+    let level = |words: &[&str]| lab.machine.crisp(&[&["debug", "log-level"], words].concat());
+    assert_eq!(level(&[])?.stdout, b"info\n");
+    assert_eq!(level(&["info,crisp=debug"])?.stdout, b"crisp=debug,info\n");
+    let refused = String::from_utf8(level(&["loud"])?.stderr)?;
+    assert!(refused.contains("is not a log level"), "{refused}");
+    logged(&lab.machine, "set by a request").await?;
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_may_use_the_socket() -> Result<()> {
+    needs!();
+    let machine = started(std::path::Path::new("/dev/null"), &["--listen-group", "4711"]).await?;
+    let socket = std::fs::metadata(machine.socket())?;
+    assert_eq!((socket.gid(), socket.mode() & 0o7777), (4711, 0o660));
+    assert!(machine.crisp(&["version"])?.status.success(), "root may go on");
     machine.close().await
 }
 

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   emitter, ops, ends of operations ─ notes.rs ─> a line ─> queue ─> a task: file.rs ─> events.jsonl
-//!                                                   full: dropped, counted        8 MiB: └> events.old.jsonl
+//!                                                   full: dropped, counted │      8 MiB: └> events.old.jsonl
+//!                                                                          └ log.rs ─> the server's log
 //!   crisp events, crisp why <── read.rs, on request
 //! ```
 //!
@@ -14,6 +15,7 @@
 
 mod entry;
 mod file;
+mod log;
 mod read;
 
 use std::ops::ControlFlow;
@@ -153,6 +155,7 @@ async fn write(mut receiver: mpsc::Receiver<Command>, mut file: JournalFile, los
         }
         if count > 0 {
             let append = move || {
+                log::log(&lines);
                 let written = file.append(&lines);
                 (file, written)
             };

@@ -10,6 +10,7 @@
 //! from the rest; and from texts what has the form of a secret.
 
 mod archive;
+mod log_level;
 mod members;
 mod redact;
 mod server_log;
@@ -20,11 +21,12 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use self::archive::Archive;
+use self::log_level::LogLevelCommand;
 use crate::config::{NetworkFlag, RawSettings, Settings};
 use crate::print;
 use crate::time;
 
-/// Collect material for finding the cause of a problem
+/// Find the cause of a problem: collect material, set the level of the log
 #[derive(Debug, clap::Args)]
 pub struct Debug {
     #[command(subcommand)]
@@ -34,6 +36,7 @@ pub struct Debug {
 #[derive(Debug, Subcommand)]
 enum DebugCommand {
     Bundle(Bundle),
+    LogLevel(LogLevelCommand),
 }
 
 /// Write one archive (tar.gz) with material for finding the cause of a problem elsewhere
@@ -57,13 +60,26 @@ struct Bundle {
 impl Debug {
     /// The settings of the server that the bundle is about.
     pub fn server_settings(&mut self) -> RawSettings {
-        let DebugCommand::Bundle(bundle) = &mut self.command;
-        bundle.settings.with_network(bundle.network)
+        match &mut self.command {
+            DebugCommand::Bundle(bundle) => bundle.settings.with_network(bundle.network),
+            DebugCommand::LogLevel(_) => RawSettings::default(),
+        }
     }
 
     pub fn run(self, settings: &Settings) -> anyhow::Result<ExitCode> {
-        let DebugCommand::Bundle(bundle) = self.command;
-        let file = bundle.file.unwrap_or_else(default_file);
+        match self.command {
+            DebugCommand::Bundle(bundle) => bundle.run(settings),
+            DebugCommand::LogLevel(level) => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(level.run(settings))
+            }
+        }
+    }
+}
+
+impl Bundle {
+    fn run(self, settings: &Settings) -> anyhow::Result<ExitCode> {
+        let file = self.file.unwrap_or_else(default_file);
         let mut archive = Archive::create(&file)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let collected = runtime.block_on(members::collect(settings, &mut archive));
