@@ -26,7 +26,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = protox::compile(contracts, ["proto"])?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
 
-    std::fs::write(out.join("rpc_paths.rs"), rpc_paths(&files)?)?;
+    std::fs::write(out.join("rpc_paths.rs"), rpc_paths(&files, false)?)?;
+    std::fs::write(out.join("stream_paths.rs"), rpc_paths(&files, true)?)?;
     std::fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
 
     let mut config = prost_build::Config::new();
@@ -39,14 +40,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The HTTP path of every RPC, as gRPC forms them.
+/// The HTTP path of every RPC, or of those with a stream of replies, as gRPC forms them.
 fn rpc_paths(
     files: &protox::prost_reflect::prost_types::FileDescriptorSet,
+    streams: bool,
 ) -> Result<String, std::fmt::Error> {
     let mut list = String::from("&[\n");
     for file in &files.file {
         for service in &file.service {
-            for method in &service.method {
+            for method in service.method.iter().filter(|method| !streams || method.server_streaming()) {
                 writeln!(list, "    \"/{}.{}/{}\",", file.package(), service.name(), method.name())?;
             }
         }

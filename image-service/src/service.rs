@@ -106,6 +106,7 @@ impl ImageService {
             &["condition"],
         )?;
         metrics.register(Box::new(checked.clone()))?;
+        store.register_metrics(metrics)?;
         if let Some(interval) = config.check_interval {
             let counter = checked.clone();
             store.check_periodically(interval, move |condition| count(&counter, condition));

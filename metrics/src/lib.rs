@@ -30,6 +30,7 @@ pub mod operations;
 mod page;
 mod process;
 mod rpc;
+mod running;
 mod stage;
 
 use std::pin::Pin;
@@ -65,6 +66,7 @@ struct Inner {
     pods: OnceLock<PodMetrics>,
     readiness: OnceLock<CheckReadiness>,
     operations: Operations,
+    undo_failures: prometheus::IntCounterVec,
 }
 
 type PodMetrics = Box<dyn Fn(&mut String) + Send + Sync>;
@@ -95,6 +97,10 @@ impl Metrics {
         let stages = stage::histogram()?;
         registry.register(Box::new(stages.clone()))?;
         let rpcs = rpc::RpcMetrics::register(&registry)?;
+        let operations = Operations::default();
+        registry.register(Box::new(running::RunningCollector::new(operations.clone())?))?;
+        let undo_failures = stage::undo_failures()?;
+        registry.register(Box::new(undo_failures.clone()))?;
         Ok(Self {
             inner: Arc::new(Inner {
                 registry,
@@ -103,7 +109,8 @@ impl Metrics {
                 rpcs,
                 pods: OnceLock::new(),
                 readiness: OnceLock::new(),
-                operations: Operations::default(),
+                operations,
+                undo_failures,
             }),
         })
     }
@@ -164,11 +171,17 @@ impl Metrics {
         &self.inner.operations
     }
 
+    /// Counts an undo step that failed or missed its deadline: something may be left behind.
+    pub fn undo_failed(&self, operation: &str, stage: &str) {
+        self.inner.undo_failures.with_label_values(&[operation, stage]).inc();
+    }
+
     /// A tower layer that measures the RPCs whose paths are in `known`; calls to other paths share one label,
-    /// so that a client cannot make up series.
+    /// so that a client cannot make up series. `streams` are those whose reply is a stream: how long they last is
+    /// up to the client.
     #[must_use]
-    pub fn rpc_layer(&self, known: &'static [&'static str]) -> RpcLayer {
-        RpcLayer::new(self.inner.rpcs.clone(), known)
+    pub fn rpc_layer(&self, known: &'static [&'static str], streams: &'static [&'static str]) -> RpcLayer {
+        RpcLayer::new(self.inner.rpcs.clone(), known, streams)
     }
 
     /// All metrics in the Prometheus text format. This call runs the collectors.

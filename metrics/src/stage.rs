@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use prometheus::{HistogramOpts, HistogramVec};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts};
 
 use crate::DURATION_BUCKETS;
 
@@ -15,6 +15,11 @@ pub(crate) fn histogram() -> Result<HistogramVec, prometheus::Error> {
         .buckets(DURATION_BUCKETS.to_vec()),
         &["operation", "stage", "outcome"],
     )
+}
+
+pub(crate) fn undo_failures() -> Result<IntCounterVec, prometheus::Error> {
+    let help = "Undo steps of failed operations that failed or missed their deadline.";
+    IntCounterVec::new(Opts::new("crisp_undo_failures_total", help), &["operation", "stage"])
 }
 
 /// A stage under way. When it is dropped without [`ok`](Self::ok) or [`failed`](Self::failed), it counts as

@@ -7,7 +7,8 @@
 //!
 //! Cast: [`runtime::v1::runtime_service_server::RuntimeService`] and
 //! [`runtime::v1::image_service_server::ImageService`] are what a runtime implements, the `_client` modules
-//! are for those who call one, and [`RPC_PATHS`] names all RPCs, for code that counts or routes them.
+//! are for those who call one, and [`RPC_PATHS`] and [`STREAM_PATHS`] name the RPCs, for code that
+//! counts or routes them.
 //! [`crisp::v1::pulls_server::Pulls`], [`crisp::v1::layers_server::Layers`] and
 //! [`crisp::v1::files_server::Files`], [`crisp::v1::networks_server::Networks`],
 //! [`crisp::v1::containers_server::Containers`], [`crisp::v1::images_server::Images`],
@@ -53,12 +54,15 @@ pub mod crisp {
 /// The HTTP path of every RPC of all services, for example `/runtime.v1.RuntimeService/Version`.
 pub const RPC_PATHS: &[&str] = include!(concat!(env!("OUT_DIR"), "/rpc_paths.rs"));
 
+/// Those whose reply is a stream.
+pub const STREAM_PATHS: &[&str] = include!(concat!(env!("OUT_DIR"), "/stream_paths.rs"));
+
 /// The `FileDescriptorSet` of all packages, for those who handle messages by their field names.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 #[cfg(test)]
 mod tests {
-    use super::RPC_PATHS;
+    use super::{RPC_PATHS, STREAM_PATHS};
 
     #[test]
     fn all_rpcs_of_the_contract_are_here() {
@@ -69,5 +73,7 @@ mod tests {
         assert!(RPC_PATHS.contains(&"/crisp.v1.Containers/Pause"));
         assert!(RPC_PATHS.contains(&"/runtime.v1.RuntimeService/RunPodSandbox"));
         assert!(RPC_PATHS.contains(&"/runtime.v1.ImageService/StreamImages"));
+        assert!(STREAM_PATHS.contains(&"/runtime.v1.RuntimeService/GetContainerEvents"));
+        assert!(!STREAM_PATHS.contains(&"/runtime.v1.RuntimeService/Version"));
     }
 }

@@ -6,6 +6,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use crisp_metrics::Metrics;
+use crisp_metrics::prometheus::{self, IntCounter};
 use crisp_sandbox::{Pod, PodStatus};
 use tokio::sync::broadcast;
 
@@ -42,17 +44,30 @@ pub struct Event {
 #[derive(Debug)]
 pub struct Events {
     pub(crate) sender: broadcast::Sender<Event>,
+    /// Readers that were too slow, and the events that they have lost.
+    pub(crate) cut: IntCounter,
+    pub(crate) lost: IntCounter,
     /// Held while a change is made that has an event.
     pub(crate) lock: Mutex<()>,
 }
 
-impl Default for Events {
-    fn default() -> Self {
-        Self { sender: broadcast::Sender::new(BACKLOG), lock: Mutex::default() }
-    }
-}
-
 impl Events {
+    /// # Errors
+    /// When another metric has the name.
+    pub(crate) fn new(metrics: &Metrics) -> Result<Self, prometheus::Error> {
+        let cut = IntCounter::new(
+            "crisp_event_readers_cut_total",
+            "Readers of container events that were too slow and had to connect again.",
+        )?;
+        let lost = IntCounter::new(
+            "crisp_events_lost_total",
+            "Container events that those readers did not get; they list everything instead.",
+        )?;
+        metrics.register(Box::new(cut.clone()))?;
+        metrics.register(Box::new(lost.clone()))?;
+        Ok(Self { sender: broadcast::Sender::new(BACKLOG), cut, lost, lock: Mutex::default() })
+    }
+
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.sender.subscribe()

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use crisp_metrics::Readiness;
 use crisp_metrics::prometheus::core::{Collector, Desc};
 use crisp_metrics::prometheus::proto::MetricFamily;
-use crisp_metrics::prometheus::{self, IntGaugeVec, Opts};
+use crisp_metrics::prometheus::{self, IntGauge, IntGaugeVec, Opts};
 use crisp_sandbox::PodState;
 
 use crate::health::Condition;
@@ -18,6 +18,8 @@ struct States {
     service: Weak<ServiceState>,
     containers: IntGaugeVec,
     pods: IntGaugeVec,
+    event_readers: IntGauge,
+    events_waiting: IntGauge,
 }
 
 /// # Errors
@@ -36,6 +38,11 @@ pub(crate) fn register(service: &Arc<ServiceState>) -> Result<(), prometheus::Er
         service: Arc::downgrade(service),
         containers: gauge("crisp_containers", "Containers by state.")?,
         pods: gauge("crisp_pods", "Pods by state.")?,
+        event_readers: IntGauge::new("crisp_event_readers", "Readers of container events.")?,
+        events_waiting: IntGauge::new(
+            "crisp_events_waiting",
+            "Container events that the slowest reader has not taken.",
+        )?,
     }))
 }
 
@@ -53,9 +60,15 @@ async fn readiness(service: Weak<ServiceState>) -> Vec<Readiness> {
     ]
 }
 
+impl States {
+    fn parts(&self) -> [&dyn Collector; 4] {
+        [&self.containers, &self.pods, &self.event_readers, &self.events_waiting]
+    }
+}
+
 impl Collector for States {
     fn desc(&self) -> Vec<&Desc> {
-        self.containers.desc().into_iter().chain(self.pods.desc()).collect()
+        self.parts().into_iter().flat_map(Collector::desc).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -66,10 +79,13 @@ impl Collector for States {
             for container in service.containers.all() {
                 self.containers.with_label_values(&[container.status().state.name()]).inc();
             }
+            let events = &service.events.sender;
+            self.event_readers.set(i64::try_from(events.receiver_count()).unwrap_or(i64::MAX));
+            self.events_waiting.set(i64::try_from(events.len()).unwrap_or(i64::MAX));
             for pod in service.pods.list() {
                 self.pods.with_label_values(&[pod.status().state.name()]).inc();
             }
         }
-        self.containers.collect().into_iter().chain(self.pods.collect()).collect()
+        self.parts().into_iter().flat_map(Collector::collect).collect()
     }
 }

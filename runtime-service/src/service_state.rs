@@ -103,7 +103,7 @@ impl ServiceState {
             metrics: metrics.clone(),
             streams,
             containers: Table::default(),
-            events: Events::default(),
+            events: Events::new(metrics)?,
             opened_at: clock::now(),
             stats: StatsState::default(),
             health: Health::default(),

@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 use crate::config::{PodConfig, PodKey};
 use crate::error::{PodError, Shared};
 use crate::inventory::{self, KnownOwners, NotRemoved, Orphan, Thing};
-use crate::network::{Attachment, Connection, NetworkStatus, Networks};
+use crate::network::{self, Attachment, Connection, NetworkStatus, Networks};
 use crate::ops::network_connect::{self, ConnectError};
 use crate::ops::{network_upkeep, pod_recover, pod_remove, pod_run, pod_stop, pod_update};
 use crate::pod::Pod;
@@ -39,6 +39,7 @@ impl Pods {
     /// Only when the folders themselves cannot be made or read: a single pod never keeps the others from
     /// being served.
     pub async fn open(config: SandboxConfig, metrics: &Metrics) -> std::io::Result<Self> {
+        network::register_metrics(metrics).map_err(std::io::Error::other)?;
         let service = Arc::new(ServiceState::new(config, metrics));
         pod_recover::recover(&service).await?;
         network_upkeep::start(&service);

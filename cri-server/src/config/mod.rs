@@ -25,8 +25,8 @@ use std::time::Duration;
 use crisp_sandbox::network::{PodCidrs, PodCidrsV6};
 pub use listen::ListenAddress;
 pub use print::{differences, print};
-pub(crate) use resolve::check_log_level;
 pub use raw::{CgroupDriver, LogFormat, NetworkFlag, NetworkKind, RawSettings};
+pub(crate) use resolve::check_log_level;
 
 /// Read if it exists and `--config` names no other file.
 pub const DEFAULT_FILE: &str = "/etc/crisp/config.toml";

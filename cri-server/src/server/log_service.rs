@@ -16,7 +16,8 @@ impl Log for LogService {
         let SetLevelRequest { level } = request.into_inner();
         let previous = self.0.get();
         if !level.is_empty() {
-            let level = check_log_level(level).map_err(|why| Status::invalid_argument(format!("level: {why}")))?;
+            let level =
+                check_log_level(level).map_err(|why| Status::invalid_argument(format!("level: {why}")))?;
             self.0.set(&level).map_err(|error| Status::invalid_argument(format!("level: {error:#}")))?;
             tracing::info!(level, previous, "the log level was set by a request");
         }

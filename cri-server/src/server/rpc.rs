@@ -5,7 +5,6 @@ use std::io;
 use std::time::Duration;
 
 use crisp_image_service::ImageService;
-use crisp_proto::RPC_PATHS;
 use crisp_proto::crisp::v1::containers_server::ContainersServer;
 use crisp_proto::crisp::v1::diagnosis_server::DiagnosisServer;
 use crisp_proto::crisp::v1::files_server::FilesServer;
@@ -17,6 +16,7 @@ use crisp_proto::crisp::v1::pulls_server::PullsServer;
 use crisp_proto::crisp::v1::standalone_server::StandaloneServer;
 use crisp_proto::runtime::v1::image_service_server::ImageServiceServer;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
+use crisp_proto::{RPC_PATHS, STREAM_PATHS};
 use crisp_runtime_service::RuntimeService;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
@@ -57,7 +57,7 @@ impl Server {
         health.set_serving::<ImageServiceServer<ImageService>>().await;
         let (leave, leaving) = oneshot::channel();
         let serving = tonic::transport::Server::builder()
-            .layer(self.metrics.rpc_layer(RPC_PATHS))
+            .layer(self.metrics.rpc_layer(RPC_PATHS, STREAM_PATHS))
             .add_service(runtime)
             .add_service(images)
             .add_service(health_service)

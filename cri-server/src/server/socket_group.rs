@@ -39,8 +39,8 @@ impl SocketGroup {
         if let Ok(number) = name.parse() {
             return Ok(Self(number));
         }
-        let groups = fs::read(GROUPS)
-            .map_err(|source| SocketGroupError::Io { path: GROUPS.into(), source })?;
+        let groups =
+            fs::read(GROUPS).map_err(|source| SocketGroupError::Io { path: GROUPS.into(), source })?;
         let number = number_of(name, &String::from_utf8_lossy(&groups));
         number.map(Self).ok_or_else(|| SocketGroupError::Unknown { name: name.to_owned() })
     }
@@ -81,7 +81,9 @@ mod tests {
     #[test]
     fn groups_are_found_by_name_and_number() {
         let groups = "root:x:0:\nbroken\nops:x:1234:ann,bob\nopsy:x:5:\nbad:x:y:\n";
-        for (name, number) in [("root", Some(0)), ("ops", Some(1234)), ("op", None), ("bad", None), ("broken", None)] {
+        for (name, number) in
+            [("root", Some(0)), ("ops", Some(1234)), ("op", None), ("bad", None), ("broken", None)]
+        {
             assert_eq!(number_of(name, groups), number, "{name}");
         }
         assert_eq!(SocketGroup::find("root").unwrap(), SocketGroup(0));

@@ -86,7 +86,7 @@ impl<'a, 'b> Download<'a, 'b> {
                 self.sources.list[index].metrics.received(received, started.elapsed());
                 if received > 0 {
                     self.failover.progressed();
-                    self.sources.list[index].has_served();
+                    self.failover.served(index);
                 }
                 match outcome {
                     Ok(()) => return self.verify(pieces).await,

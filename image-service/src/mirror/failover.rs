@@ -98,6 +98,15 @@ impl<'a> Failover<'a> {
         self.out[index] = true;
     }
 
+    /// Notes that a part of the image came from this endpoint.
+    pub(crate) fn served(&self, index: usize) {
+        let tracked = &self.sources.list[index];
+        tracked.has_served();
+        if self.failures.iter().enumerate().any(|(other, failure)| other != index && failure.is_some()) {
+            tracked.metrics.took_over();
+        }
+    }
+
     /// Records progress: rounds and patience start again.
     pub(crate) fn progressed(&mut self) {
         self.round = 0;
@@ -126,6 +135,9 @@ impl<'a> Failover<'a> {
             return Err(self.all_failed());
         }
         tokio::time::sleep(pause).await;
+        if let Some(tracked) = self.sources.list.first() {
+            tracked.metrics.tried_again();
+        }
         Ok(())
     }
 
@@ -163,7 +175,7 @@ impl Sources {
                 let _wait = self.waits_for(index);
                 match request.send(&self.list[index].source).await {
                     Ok(answer) => {
-                        self.list[index].has_served();
+                        failover.served(index);
                         return Ok(answer);
                     }
                     Err(error) => failover.failed(index, error),

@@ -18,6 +18,8 @@ pub(crate) struct MirrorMetrics {
     bytes: IntCounterVec,
     seconds: CounterVec,
     failures: IntCounterVec,
+    failovers: IntCounterVec,
+    retries: IntCounterVec,
     registries: Arc<Mutex<HashSet<String>>>,
 }
 
@@ -40,11 +42,27 @@ impl MirrorMetrics {
                 Opts::new("crisp_image_endpoint_failures_total", "Requests that failed, by kind of failure."),
                 &["registry", "endpoint", "kind"],
             )?,
+            failovers: IntCounterVec::new(
+                Opts::new(
+                    "crisp_image_endpoint_failovers_total",
+                    "Requests that this endpoint answered after another one had failed.",
+                ),
+                &endpoint,
+            )?,
+            retries: IntCounterVec::new(
+                Opts::new(
+                    "crisp_image_retries_total",
+                    "Pauses after which all endpoints of a registry were tried again.",
+                ),
+                &["registry"],
+            )?,
             registries: Arc::default(),
         };
         metrics.register(Box::new(new.bytes.clone()))?;
         metrics.register(Box::new(new.seconds.clone()))?;
         metrics.register(Box::new(new.failures.clone()))?;
+        metrics.register(Box::new(new.failovers.clone()))?;
+        metrics.register(Box::new(new.retries.clone()))?;
         Ok(new)
     }
 
@@ -57,6 +75,8 @@ impl MirrorMetrics {
             bytes: self.bytes.with_label_values(&labels),
             seconds: self.seconds.with_label_values(&labels),
             failures: self.failures.clone(),
+            failovers: self.failovers.clone(),
+            retries: self.retries.clone(),
             labels: labels.map(str::to_owned),
         }
     }
@@ -79,6 +99,8 @@ pub(crate) struct EndpointMetrics {
     bytes: prometheus::IntCounter,
     seconds: prometheus::Counter,
     failures: IntCounterVec,
+    failovers: IntCounterVec,
+    retries: IntCounterVec,
     labels: [String; 2],
 }
 
@@ -86,6 +108,16 @@ impl EndpointMetrics {
     pub(crate) fn received(&self, bytes: u64, time: Duration) {
         self.bytes.inc_by(bytes);
         self.seconds.inc_by(time.as_secs_f64());
+    }
+
+    /// Counts a request that this endpoint answered after another one had failed.
+    pub(crate) fn took_over(&self) {
+        self.failovers.with_label_values(&self.labels.each_ref().map(String::as_str)).inc();
+    }
+
+    /// Counts another round over the endpoints of the registry.
+    pub(crate) fn tried_again(&self) {
+        self.retries.with_label_values(&[&self.labels[0]]).inc();
     }
 
     pub(crate) fn failed(&self, error: &EndpointError) {

@@ -37,6 +37,7 @@ mod layer_use;
 mod lease;
 mod load;
 mod lock;
+mod metrics;
 mod open;
 mod periodic_check;
 mod publish;

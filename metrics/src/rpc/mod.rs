@@ -16,6 +16,9 @@ use tower_service::Service;
 pub use self::body::{RpcBody, RpcFuture};
 use crate::DURATION_BUCKETS;
 
+/// Upper bounds in seconds: from a list in pieces to a day of events.
+const STREAM_BUCKETS: &[f64] = &[0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0];
+
 /// The labels of all calls to paths that are not RPCs of this server.
 const OTHER: (&str, &str) = ("other", "other");
 
@@ -43,6 +46,7 @@ const CODES: [&str; 17] = [
 #[derive(Clone)]
 pub(crate) struct RpcMetrics {
     duration: HistogramVec,
+    stream_duration: HistogramVec,
     in_flight: IntGaugeVec,
 }
 
@@ -56,13 +60,22 @@ impl RpcMetrics {
             .buckets(DURATION_BUCKETS.to_vec()),
             &["service", "method", "code"],
         )?;
+        let stream_duration = HistogramVec::new(
+            HistogramOpts::new(
+                "crisp_rpc_stream_duration_seconds",
+                "Duration of an RPC whose reply is a stream, which may be as long as its client wants.",
+            )
+            .buckets(STREAM_BUCKETS.to_vec()),
+            &["service", "method", "code"],
+        )?;
         let in_flight = IntGaugeVec::new(
             Opts::new("crisp_rpc_in_flight", "RPCs that have begun and not ended."),
             &["service", "method"],
         )?;
         registry.register(Box::new(duration.clone()))?;
+        registry.register(Box::new(stream_duration.clone()))?;
         registry.register(Box::new(in_flight.clone()))?;
-        Ok(Self { duration, in_flight })
+        Ok(Self { duration, stream_duration, in_flight })
     }
 }
 
@@ -71,11 +84,16 @@ impl RpcMetrics {
 pub struct RpcLayer {
     metrics: RpcMetrics,
     known: &'static [&'static str],
+    streams: &'static [&'static str],
 }
 
 impl RpcLayer {
-    pub(crate) fn new(metrics: RpcMetrics, known: &'static [&'static str]) -> Self {
-        Self { metrics, known }
+    pub(crate) fn new(
+        metrics: RpcMetrics,
+        known: &'static [&'static str],
+        streams: &'static [&'static str],
+    ) -> Self {
+        Self { metrics, known, streams }
     }
 }
 
@@ -114,7 +132,7 @@ where
 
 /// One call under way; it is counted when it is dropped.
 struct Call {
-    metrics: RpcMetrics,
+    duration: HistogramVec,
     labels: (&'static str, &'static str),
     in_flight: IntGauge,
     started: Instant,
@@ -126,8 +144,10 @@ impl Call {
         let labels = layer.known.iter().find(|k| **k == path).map_or(OTHER, |known| split(known));
         let in_flight = layer.metrics.in_flight.with_label_values(&[labels.0, labels.1]);
         in_flight.inc();
+        let RpcMetrics { duration, stream_duration, .. } = &layer.metrics;
+        let duration = if layer.streams.contains(&path) { stream_duration } else { duration };
         // The code when the call is dropped before it has another one: the client is gone.
-        Self { metrics: layer.metrics.clone(), labels, in_flight, started: Instant::now(), code: "Canceled" }
+        Self { duration: duration.clone(), labels, in_flight, started: Instant::now(), code: "Canceled" }
     }
 
     fn see(&mut self, headers: &HeaderMap) {
@@ -141,8 +161,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.in_flight.dec();
-        self.metrics
-            .duration
+        self.duration
             .with_label_values(&[self.labels.0, self.labels.1, self.code])
             .observe(self.started.elapsed().as_secs_f64());
     }

@@ -9,7 +9,8 @@ use tower::{ServiceExt as _, service_fn};
 
 use super::*;
 
-const KNOWN: &[&str] = &["/runtime.v1.RuntimeService/Version"];
+const KNOWN: &[&str] =
+    &["/runtime.v1.RuntimeService/Version", "/runtime.v1.RuntimeService/GetContainerEvents"];
 
 /// A body with these frames.
 struct Frames(VecDeque<Frame<Bytes>>);
@@ -30,7 +31,7 @@ fn status(number: &'static str) -> HeaderMap {
 }
 
 fn layer() -> RpcLayer {
-    RpcLayer::new(RpcMetrics::register(&Registry::new()).unwrap(), KNOWN)
+    RpcLayer::new(RpcMetrics::register(&Registry::new()).unwrap(), KNOWN, &KNOWN[1..])
 }
 
 fn request(path: &str) -> http::Request<Empty<Bytes>> {
@@ -88,4 +89,17 @@ async fn made_up_paths_make_no_series() {
         service.oneshot(request(path)).await.unwrap().into_body().collect().await.unwrap();
     }
     assert_eq!(count(&layer, ["other", "other", "Unimplemented"]), 2);
+}
+
+#[tokio::test]
+async fn streams_are_measured_apart() {
+    let layer = layer();
+    let service = layer.layer(service_fn(|_| async {
+        Ok::<_, Infallible>(http::Response::new(Frames([Frame::trailers(status("0"))].into())))
+    }));
+    let response = service.oneshot(request(KNOWN[1])).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    let labels = ["RuntimeService", "GetContainerEvents", "OK"];
+    assert_eq!(count(&layer, labels), 0);
+    assert_eq!(layer.metrics.stream_duration.with_label_values(&labels).get_sample_count(), 1);
 }

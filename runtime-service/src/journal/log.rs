@@ -31,7 +31,17 @@ fn log_entry(entry: &Entry<'_>) {
     let text = some(&entry.text);
     match entry.action {
         Action::Fail => {
-            warn!(pod, container, image, name, operation, stage, took_ms, error = text, "an operation failed");
+            warn!(
+                pod,
+                container,
+                image,
+                name,
+                operation,
+                stage,
+                took_ms,
+                error = text,
+                "an operation failed"
+            );
         }
         Action::Done => info!(pod, container, image, name, operation, took_ms, text, "an operation is done"),
         Action::Die => {
@@ -90,19 +100,19 @@ mod tests {
 
     #[test]
     fn each_change_is_one_event_with_its_fields() {
-        let in_pod = Entry {
-            pod_id: "p1".into(),
-            pod: "web".into(),
-            namespace: "lab".into(),
-            ..Entry::default()
-        };
+        let in_pod =
+            Entry { pod_id: "p1".into(), pod: "web".into(), namespace: "lab".into(), ..Entry::default() };
         let container =
             Entry { kind: Kind::Container, id: "c1".into(), name: "app".into(), ..in_pod.clone() };
         let started = Entry { action: Action::Start, ..container.clone() };
         let exit = Ended { code: 137, reason: "OOMKilled".into(), ..Ended::default() };
         let ended = Entry { action: Action::Die, exit: Some(exit), ..container.clone() };
-        let operation =
-            Operation { name: "start_container".into(), stage: "root".into(), took_ns: 7_000_000, slow: vec![] };
+        let operation = Operation {
+            name: "start_container".into(),
+            stage: "root".into(),
+            took_ns: 7_000_000,
+            slow: vec![],
+        };
         let failed = Entry {
             action: Action::Fail,
             operation: Some(operation),

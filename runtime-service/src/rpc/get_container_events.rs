@@ -23,6 +23,7 @@ pub(super) fn call(
 ) -> Reply<MessageStream<ContainerEventResponse>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let mut events = service.events.subscribe();
+    let (cut, lost) = (service.events.cut.clone(), service.events.lost.clone());
     tokio::spawn(async move {
         loop {
             let event = tokio::select! {
@@ -34,6 +35,8 @@ pub(super) fn call(
                 Err(RecvError::Closed) => return,
                 // Kubelet then connects again and lists everything.
                 Err(RecvError::Lagged(missed)) => {
+                    cut.inc();
+                    lost.inc_by(missed);
                     Err(Status::data_loss(format!("the reader was too slow: {missed} events are lost")))
                 }
             };

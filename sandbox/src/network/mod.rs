@@ -44,6 +44,7 @@ mod request;
 mod selection;
 
 pub(crate) use builtin::{LostPod, may_be_of};
+pub(crate) use cni::metrics::register as register_metrics;
 #[cfg(feature = "fuzz")]
 pub(crate) use cni::read_result as read_cni_result;
 pub use cni::{CniConfiguration, cni_configurations};

@@ -1,5 +1,6 @@
 //! The shared state of the stages of one run of an operation.
 
+use std::fmt::Display;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use crisp_metrics::operations::RunningOperation;
 use tokio::sync::watch;
 
 use crate::fault::{self, Fault, When};
-use crate::{Cancel, Interrupted};
+use crate::{Cancel, Interrupted, StageFailure};
 
 /// Interval for looking up the deadline of blocking work.
 const LOOK: Duration = Duration::from_millis(500);
@@ -29,6 +30,10 @@ impl Context {
     pub(super) fn new(metrics: &Metrics, name: &'static str, subject: String, cancel: Cancel) -> Self {
         let listed = metrics.operations().begin(name, subject);
         Self { name, metrics: metrics.clone(), cancel, running: watch::Sender::new(0), listed }
+    }
+
+    pub(super) fn count_undo<E: Display>(&self, failures: &[StageFailure<E>]) {
+        failures.iter().for_each(|failure| self.metrics.undo_failed(self.name, failure.stage));
     }
 
     pub(super) fn subject(&self) -> &str {

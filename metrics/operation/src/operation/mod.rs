@@ -184,6 +184,7 @@ where
         let undoing = context.listed.progress().enter("undo", later(DEADLINE));
         let stopped = tokio::time::timeout(STOPPING, context.stopped()).await.is_ok();
         let (failures, hanging) = if stopped { undo.run().await } else { (vec![], None) };
+        context.count_undo(&failures);
         let pending = if stopped { hanging.as_ref().map(|step| step.stage) } else { Some(last) };
         drop(undoing);
         if let Some(stage) = pending {
@@ -222,6 +223,7 @@ async fn undo_when_stopped<E>(
         let (failures, next) = undo.run().await;
         for failure in late.iter().chain(&failures) {
             undone = false;
+            context.count_undo(std::slice::from_ref(failure));
             tracing::error!(%subject, operation, %failure, "cannot undo");
         }
         hanging = next;

@@ -1,12 +1,14 @@
 //! Calls one plugin with one verb: prepares its environment and configuration.
 
+use std::time::Instant;
+
 use crisp_operation::waits_for;
 use serde_json::{Map, Value, json};
 
 use super::config::{NetworkList, Plugin, Version};
 use super::exec::{Call, CallError, Verb, run};
 use super::record::{CniRecord, Joined};
-use super::{Cni, capability, namespace};
+use super::{Cni, capability, metrics, namespace};
 use crate::network::NetworkError;
 
 impl Cni {
@@ -52,7 +54,10 @@ impl Cni {
         let _wait =
             waits_for(|| format!("the CNI plugin {name} ({}) of network {}", verb.as_str(), network.name));
         let call = Call { plugin: &plugin.kind, bin_dirs, verb, environment, config, deadline };
-        run(&call).await.map_err(|error| match error {
+        let started = Instant::now();
+        let result = run(&call).await;
+        metrics::ended(name, verb, started, result.is_ok());
+        result.map_err(|error| match error {
             CallError::Missing => self.missing(network, &plugin.kind),
             CallError::Failed(why) => complaint(network, plugin, verb, why),
         })

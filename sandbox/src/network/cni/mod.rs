@@ -29,6 +29,7 @@ mod exec;
 mod generated;
 mod health;
 mod leftovers;
+pub(crate) mod metrics;
 mod namespace;
 mod record;
 mod report;
