@@ -22,6 +22,14 @@ impl Prometheus {
     /// # Errors
     /// When it cannot be started.
     pub fn start(folder: &Path, target: &str, rules: Option<&Path>) -> Result<Self> {
+        Self::start_with(folder, target, rules, "")
+    }
+
+    /// As [`start`](Self::start), with more options for both jobs, such as `scheme: https, `.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_with(folder: &Path, target: &str, rules: Option<&Path>, options: &str) -> Result<Self> {
         let folder = folder.join("prometheus");
         std::fs::create_dir(&folder)?;
         let rules = rules.map_or_else(String::new, |rules| format!("rule_files: [{}]\n", rules.display()));
@@ -30,8 +38,8 @@ impl Prometheus {
             &config,
             format!(
                 "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n{rules}scrape_configs:\n\
-                 - {{job_name: crisp, static_configs: [{{targets: [\"{target}\"]}}]}}\n\
-                 - {{job_name: cadvisor, metrics_path: /metrics/cadvisor, static_configs: [{{targets: [\"{target}\"]}}]}}\n"
+                 - {{job_name: crisp, {options}static_configs: [{{targets: [\"{target}\"]}}]}}\n\
+                 - {{job_name: cadvisor, {options}metrics_path: /metrics/cadvisor, static_configs: [{{targets: [\"{target}\"]}}]}}\n"
             ),
         )?;
         let host = format!("127.0.0.1:{}", free_port()?);

@@ -10,7 +10,7 @@
 //!
 //! Cast: [`Metrics`] is the registry of all metrics; [`Timer`] measures one stage of one operation;
 //! [`Operations`] lists those under way; [`RpcLayer`] measures every RPC; [`MetricsServer`] serves the page;
-//! [`accept`] accepts connections for it and for the server's other listeners. A metric belongs to the crate
+//! [`accept`] accepts connections for it and for the server's other listeners, [`tls`] has their certificates. A metric belongs to the crate
 //! that does the work; only metrics that are common to all are here. Names start with `crisp_`, except for
 //! the `process_*` metrics that dashboards expect of every server.
 //!
@@ -32,13 +32,14 @@ mod process;
 mod rpc;
 mod running;
 mod stage;
+pub mod tls;
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use accept::accept;
 pub use operations::Operations;
-pub use page::{MetricsServer, ServeError};
+pub use page::{Access, MetricsServer, ServeError};
 pub use prometheus;
 use prometheus::core::Collector;
 use prometheus::{Encoder as _, IntGauge, Opts, Registry, TextEncoder};

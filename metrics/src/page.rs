@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+use crate::tls::Certificates;
 use crate::{Metrics, Readiness};
 
 /// Maximum number of connections at once. More than a few are a mistake, and must not use up the server's
@@ -39,6 +42,16 @@ pub enum ServeError {
         /// The kernel's error.
         source: std::io::Error,
     },
+}
+
+/// The clients that may read the pages. By default all that reach the address.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// With a certificate, the pages are served over TLS; with authorities of clients, to their clients alone.
+    pub certificates: Option<Arc<Certificates>>,
+    /// A file with a token, read for each request. With it, `Authorization: Bearer TOKEN` is required, except for
+    /// `/healthz`.
+    pub token_file: Option<PathBuf>,
 }
 
 /// The running server of the pages; dropping it stops the server.
@@ -66,22 +79,22 @@ impl Metrics {
     ///
     /// # Errors
     /// [`ServeError::Bind`].
-    pub async fn serve(&self, listen: SocketAddr) -> Result<MetricsServer, ServeError> {
+    pub async fn serve(&self, listen: SocketAddr, access: Access) -> Result<MetricsServer, ServeError> {
         let bind = |source| ServeError::Bind { listen, source };
         let listener = TcpListener::bind(listen).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
-        Ok(MetricsServer { address, task: tokio::spawn(accept(listener, self.clone())) })
+        Ok(MetricsServer { address, task: tokio::spawn(accept(listener, self.clone(), access)) })
     }
 }
 
-async fn accept(listener: TcpListener, metrics: Metrics) {
+async fn accept(listener: TcpListener, metrics: Metrics, access: Access) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let (stream, _) = crate::accept("metrics", || listener.accept()).await;
-        let metrics = metrics.clone();
+        let (metrics, access) = (metrics.clone(), access.clone());
         tokio::spawn(async move {
-            if tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, metrics)).await.is_err() {
+            if tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, metrics, access)).await.is_err() {
                 tracing::debug!("a metrics connection took too long");
             }
             drop(permit);
@@ -89,18 +102,65 @@ async fn accept(listener: TcpListener, metrics: Metrics) {
     }
 }
 
-async fn connection(stream: TcpStream, metrics: Metrics) {
-    let service = service_fn(move |request| respond(request, metrics.clone()));
+async fn connection(stream: TcpStream, metrics: Metrics, mut access: Access) {
+    match access.certificates.take() {
+        None => serve_connection(TokioIo::new(stream), metrics, access).await,
+        Some(certificates) => match certificates.accept(stream).await {
+            Ok(stream) => serve_connection(TokioIo::new(stream), metrics, access).await,
+            Err(error) => tracing::debug!(%error, "a metrics connection has no TLS, or no certificate"),
+        },
+    }
+}
+
+async fn serve_connection(stream: impl Read + Write + Unpin, metrics: Metrics, access: Access) {
+    let service = service_fn(move |request| {
+        let (metrics, access) = (metrics.clone(), access.clone());
+        async move { respond_if_allowed(request, metrics, access).await }
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         // One request per connection, so that the deadline of a connection is also that of its response.
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(stream, service)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a metrics connection broke");
     }
+}
+
+/// Refuses requests without the token.
+async fn respond_if_allowed(
+    request: Request<Incoming>,
+    metrics: Metrics,
+    access: Access,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let Some(path) = access.token_file.filter(|_| request.uri().path() != "/healthz") else {
+        return respond(request, metrics).await;
+    };
+    let shown = request.headers().get(header::AUTHORIZATION).cloned();
+    let token = path.clone();
+    match tokio::task::spawn_blocking(move || std::fs::read(token)).await {
+        Ok(Ok(token)) if shown.is_some_and(|shown| is_bearer(shown.as_bytes(), &token)) => {
+            return respond(request, metrics).await;
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(path = %path.display(), %error, "the token for /metrics cannot be read")
+        }
+        _ => {}
+    }
+    let mut response = Response::new(Full::new(Bytes::from_static(b"a bearer token is required\n")));
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+    Ok(response)
+}
+
+/// Takes the same time wherever the two differ. An empty file is no token.
+fn is_bearer(shown: &[u8], token: &[u8]) -> bool {
+    let token = token.trim_ascii();
+    let Some(shown) = shown.strip_prefix(b"Bearer ") else { return false };
+    let differing = shown.iter().zip(token).fold(0, |differing, (a, b)| differing | (a ^ b));
+    !token.is_empty() && shown.len() == token.len() && differing == 0
 }
 
 async fn respond(request: Request<Incoming>, metrics: Metrics) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -162,7 +222,7 @@ mod tests {
     #[tokio::test]
     async fn serves_the_page_and_nothing_else() {
         let metrics = Metrics::new("1").unwrap();
-        let server = metrics.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let server = metrics.serve("127.0.0.1:0".parse().unwrap(), Access::default()).await.unwrap();
         let page = get(server.address(), "GET /metrics").await;
         assert!(page.starts_with("HTTP/1.1 200") && page.contains("version=0.0.4"), "{page}");
         assert!(page.contains("process_cpu_seconds_total"), "{page}");
@@ -191,7 +251,7 @@ mod tests {
         // More than the buffers of a connection can hold.
         let large = prometheus::Opts::new("crisp_test", "A test.").const_label("large", "x".repeat(16 << 20));
         metrics.register(Box::new(prometheus::IntGauge::with_opts(large).unwrap())).unwrap();
-        let server = metrics.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let server = metrics.serve("127.0.0.1:0".parse().unwrap(), Access::default()).await.unwrap();
         let mut silent = Vec::new();
         for _ in 0..MAX_CONNECTIONS {
             let mut stream = TcpStream::connect(server.address()).await.unwrap();
@@ -202,10 +262,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_token_is_required_and_read_anew() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let token = |text: &str| std::fs::write(file.path(), text).unwrap();
+        let access = Access { token_file: Some(file.path().to_owned()), ..Access::default() };
+        let server = Metrics::new("1").unwrap().serve("127.0.0.1:0".parse().unwrap(), access).await.unwrap();
+        let page = async |header: &str| {
+            let request = format!("GET /metrics HTTP/1.1\r\nAuthorization: {header}\r\nX: ");
+            get(server.address(), request.trim_end_matches(' ')).await[9..12].to_owned()
+        };
+        assert_eq!(page("Bearer ").await, "401", "an empty file is no token");
+        token("secret\n");
+        for (header, status) in
+            [("Bearer secret", "200"), ("Bearer secre", "401"), ("Bearer secret2", "401"), ("secret", "401")]
+        {
+            assert_eq!(page(header).await, status, "{header}");
+        }
+        assert!(
+            get(server.address(), "GET /readyz")
+                .await
+                .contains("WWW-Authenticate: Bearer".to_lowercase().as_str())
+        );
+        assert!(get(server.address(), "GET /healthz").await.starts_with("HTTP/1.1 200"));
+        token("other");
+        assert_eq!((page("Bearer secret").await, page("Bearer other").await), ("401".into(), "200".into()));
+    }
+
+    #[tokio::test]
     async fn a_taken_address_is_named() {
         let metrics = Metrics::new("1").unwrap();
-        let first = metrics.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let error = metrics.serve(first.address()).await.err().unwrap();
+        let first = metrics.serve("127.0.0.1:0".parse().unwrap(), Access::default()).await.unwrap();
+        let error = metrics.serve(first.address(), Access::default()).await.err().unwrap();
         assert!(error.to_string().contains(&first.address().to_string()), "{error}");
     }
 }

@@ -126,6 +126,14 @@ pub struct Settings {
     pub exec_grace: Setting<Duration>,
     /// The address of `/metrics`; None for no metrics page.
     pub metrics_listen: Setting<Option<SocketAddr>>,
+    /// The certificate chain of that address; without one it has no TLS.
+    pub metrics_cert: Setting<Option<PathBuf>>,
+    /// Its key.
+    pub metrics_key: Setting<Option<PathBuf>>,
+    /// The authorities of its clients.
+    pub metrics_client_ca: Setting<Option<PathBuf>>,
+    /// The token of its clients.
+    pub metrics_token_file: Setting<Option<PathBuf>>,
     /// The program that makes the cgroups.
     pub cgroup_driver: Setting<CgroupDriver>,
     /// The filter of the log.

@@ -45,6 +45,10 @@ fn lines(settings: &Settings) -> Vec<(String, String)> {
         stream_key,
         exec_grace,
         metrics_listen,
+        metrics_cert,
+        metrics_key,
+        metrics_client_ca,
+        metrics_token_file,
         cgroup_driver,
         log_level,
         log_format,
@@ -83,6 +87,10 @@ fn lines(settings: &Settings) -> Vec<(String, String)> {
     line(&mut lines, "exec-grace", exec_grace, exec_grace.value.as_secs().to_string());
     let metrics = metrics_listen.value.map_or("off".to_owned(), |a| a.to_string());
     line(&mut lines, "metrics-listen", metrics_listen, quoted(&metrics));
+    line(&mut lines, "metrics-cert", metrics_cert, file(&metrics_cert.value));
+    line(&mut lines, "metrics-key", metrics_key, file(&metrics_key.value));
+    line(&mut lines, "metrics-client-ca", metrics_client_ca, file(&metrics_client_ca.value));
+    line(&mut lines, "metrics-token-file", metrics_token_file, file(&metrics_token_file.value));
     line(&mut lines, "cgroup-driver", cgroup_driver, quoted(&cgroup_driver.value.to_string()));
     line(&mut lines, "log-level", log_level, quoted(&log_level.value));
     line(&mut lines, "log-format", log_format, quoted(&log_format.value.to_string()));

@@ -118,6 +118,25 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "IP:PORT")]
     pub metrics_listen: Option<String>,
 
+    /// PEM file with the certificate chain for --metrics-listen, read again when it changes; "off" for no TLS
+    /// [default: off]
+    #[arg(long, hide_short_help = true, value_name = "FILE")]
+    pub metrics_cert: Option<String>,
+
+    /// PEM file with the key of --metrics-cert [default: off]
+    #[arg(long, hide_short_help = true, value_name = "FILE")]
+    pub metrics_key: Option<String>,
+
+    /// PEM file with authorities: only clients with a certificate of one of them may scrape; needs --metrics-cert
+    /// [default: off]
+    #[arg(long, hide_short_help = true, value_name = "FILE")]
+    pub metrics_client_ca: Option<String>,
+
+    /// File with the bearer token that a client needs for all pages except /healthz, read for each request
+    /// [default: off]
+    #[arg(long, hide_short_help = true, value_name = "FILE")]
+    pub metrics_token_file: Option<String>,
+
     /// cgroup driver: which program makes the cgroups [default: auto]
     #[arg(long, hide_short_help = true, value_enum, value_name = "DRIVER")]
     pub cgroup_driver: Option<CgroupDriver>,

@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use super::report::notice;
 use super::{pod_remove::stop_and_remove, volumes};
 use crate::config::{ListenAddress, NetworkKind, Settings, Source};
-use crate::server::{LockError, Server, layout, socket};
+use crate::server::{LockError, Server, layout, metrics_access, socket};
 
 const ROOT: &str = "/var/lib/crisp-run";
 const STATE: &str = "/run/crisp-run";
@@ -75,7 +75,7 @@ impl Embedded {
     async fn open_at(settings: &Settings, temporary: Vec<PathBuf>) -> anyhow::Result<Self> {
         let server = Arc::new(Server::open(settings).await?);
         let metrics = match settings.metrics_listen.value {
-            Some(address) => Some(server.metrics.serve(address).await?),
+            Some(address) => Some(server.metrics.serve(address, metrics_access(settings)?).await?),
             None => None,
         };
         let listening = Listening::start(&server, settings)

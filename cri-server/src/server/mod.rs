@@ -13,6 +13,7 @@ pub mod layout;
 mod lock;
 mod log_service;
 mod memory;
+mod metrics_access;
 mod networks;
 mod notify;
 mod oom_score;
@@ -25,4 +26,5 @@ pub mod socket;
 mod socket_group;
 
 pub use lock::LockError;
+pub use metrics_access::metrics_access;
 pub use open::Server;

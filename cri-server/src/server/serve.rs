@@ -11,7 +11,7 @@ use tracing::info;
 use super::log_service::LogService;
 use super::reload::{ConfigOrigin, Reload};
 use super::socket_group::SocketGroup;
-use super::{Server, memory, notify, oom_score, socket};
+use super::{Server, memory, metrics_access, notify, oom_score, socket};
 use crate::config::{NetworkFlag, RawSettings, Settings};
 use crate::logging;
 use crate::run::supervise::{StandaloneService, Supervisor};
@@ -72,7 +72,7 @@ async fn serve(settings: &Settings, reload: Reload, log: LogService) -> anyhow::
     }
     let bound = socket::Bound::at(settings.listen.value.path());
     let metrics = match settings.metrics_listen.value {
-        Some(address) => Some(server.metrics.serve(address).await?),
+        Some(address) => Some(server.metrics.serve(address, metrics_access(settings)?).await?),
         None => None,
     };
     info!(

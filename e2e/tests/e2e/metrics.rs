@@ -1,5 +1,6 @@
 //! The /metrics page.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -61,7 +62,10 @@ fn check(page: &str) -> Result<()> {
 }
 
 async fn scrape(lab: &Lab, host: &str) -> Result<()> {
-    let prometheus = Prometheus::start(lab.machine.folder(), host, None)?;
+    until_scraped(&Prometheus::start(lab.machine.folder(), host, None)?).await
+}
+
+async fn until_scraped(prometheus: &Prometheus) -> Result<()> {
     let start = Instant::now();
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -72,4 +76,60 @@ async fn scrape(lab: &Lab, host: &str) -> Result<()> {
         }
         assert!(start.elapsed() < Duration::from_secs(30), "Prometheus has no data");
     }
+}
+
+/// An authority, and certificates of it for the server (127.0.0.1) and a client.
+fn certificates(folder: &Path) -> Result<()> {
+    let script = r#"
+        openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=authority -keyout ca.key -out ca.crt -days 2 2>>log
+        for name in server client; do
+            openssl req -newkey rsa:2048 -nodes -subj "/CN=$name" -keyout $name.key -out $name.csr 2>>log
+            openssl x509 -req -in $name.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -out $name.crt \
+                -extfile <(echo subjectAltName=IP:127.0.0.1) 2>>log
+        done"#;
+    let done = Command::new("bash").args(["-euc", script]).current_dir(folder).status()?;
+    assert!(done.success(), "{}", std::fs::read_to_string(folder.join("log"))?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_clients_with_a_certificate_and_the_token_scrape() -> Result<()> {
+    needs!("docker-registry", "busybox", "curl", "openssl", "prometheus");
+    let folder = tempfile::tempdir()?;
+    certificates(folder.path())?;
+    std::fs::write(folder.path().join("token"), "not for all\n")?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let host = format!("127.0.0.1:{}", free_port()?);
+    let args = [
+        ("--metrics-listen", host.clone()),
+        ("--metrics-cert", path("server.crt")),
+        ("--metrics-key", path("server.key")),
+        ("--metrics-client-ca", path("ca.crt")),
+        ("--metrics-token-file", path("token")),
+    ];
+    let args = args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+    let mut lab = Lab::start_with(Setup { args, ..Default::default() }).await?;
+    let (sandbox, pod) = lab.pod("two").await?;
+    lab.client.launch(&pod, &lab.shell("sleep 1000"), &sandbox).await?;
+
+    let curl = |arguments: &[&str]| -> Result<String> {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", &path("ca.crt")]);
+        let output = curl.args(arguments).arg(format!("https://{host}/metrics")).output()?;
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let (certificate, key) = (path("client.crt"), path("client.key"));
+    let shown = ["--cert", &certificate, "--key", &key];
+    assert_eq!(curl(&[])?, "000", "without a certificate");
+    assert_eq!(curl(&shown)?, "401", "without the token");
+    assert_eq!(curl(&[&shown[..], &["-H", "Authorization: Bearer not for all"]].concat())?, "200");
+
+    let options = format!(
+        "scheme: https, tls_config: {{ca_file: {}, cert_file: {certificate}, key_file: {key}}}, \
+         authorization: {{credentials_file: {}}}, ",
+        path("ca.crt"),
+        path("token")
+    );
+    until_scraped(&Prometheus::start_with(lab.machine.folder(), &host, None, &options)?).await?;
+    lab.close().await
 }

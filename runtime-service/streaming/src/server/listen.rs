@@ -6,6 +6,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use bytes::Bytes;
+use crisp_metrics::tls::Certificates;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -17,7 +18,6 @@ use tokio::task::JoinSet;
 
 use super::negotiate::{self, Kind};
 use super::pending::{PendingConnection, PendingConnections};
-use super::tls::Certificates;
 use super::tokens::{Offer, Tokens};
 use super::{SessionLimits, session};
 use crate::slots::{self, Slots};

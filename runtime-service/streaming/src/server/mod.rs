@@ -10,7 +10,6 @@ mod listen;
 mod negotiate;
 mod pending;
 mod session;
-mod tls;
 mod tokens;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,12 +17,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crisp_metrics::tls::{Certificates, TlsError, TlsFiles};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use self::listen::Listener;
 use self::pending::PendingConnections;
-use self::tls::Certificates;
 use self::tokens::{Offer, Tokens};
 use crate::port_forward::PortForwardSession;
 use crate::process::{ProcessRequest, ProcessSession};
@@ -31,7 +30,6 @@ use crate::slots::{Limit, Slots};
 use crate::transport::IdleLimits;
 use crate::websocket::LARGE;
 
-pub use self::tls::TlsError;
 pub use self::tokens::TooManySessions;
 
 /// The settings of the streaming server.
@@ -128,7 +126,11 @@ impl StreamServer {
     /// [`OpenError`].
     pub async fn open(config: &StreamConfig) -> Result<Self, OpenError> {
         let certificates = match &config.tls {
-            Some((chain, key)) => Some(Certificates::load(chain, key)?),
+            Some((chain, key)) => Some(Certificates::load(TlsFiles {
+                chain: chain.clone(),
+                key: key.clone(),
+                client_ca: None,
+            })?),
             None => None,
         };
         let fail = |source| OpenError::Listen { address: config.listen, source };

@@ -9,7 +9,7 @@ use crisp_streaming::{Outcome, ProcessSession, StreamConfig, StreamServer};
 use super::process::{ALL, read_all};
 
 fn pem(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests/sessions/pem", name].iter().collect()
+    [env!("CARGO_MANIFEST_DIR"), "../../metrics/tests/pem", name].iter().collect()
 }
 
 async fn server() -> StreamServer {
