@@ -46,12 +46,29 @@ struct Descriptor {
     digest: Digest,
     #[serde(default)]
     annotations: std::collections::BTreeMap<String, String>,
+    #[serde(default)]
+    platform: Option<Platform>,
+}
+
+impl Descriptor {
+    /// The platform that the list of images gives; it counts more than that of the configuration.
+    fn platform(&self) -> Option<&Platform> {
+        self.platform.as_ref().filter(|platform| !platform.os.is_empty() && !platform.architecture.is_empty())
+    }
 }
 
 /// An image that the archive's list of images names. Its documents are not read yet.
 enum Listed {
     Docker(DockerImage, Vec<Reference>),
-    Layout(Digest, Vec<Reference>),
+    Layout(LayoutImage),
+}
+
+/// An image of an OCI layout.
+struct LayoutImage {
+    digest: Digest,
+    tags: Vec<Reference>,
+    /// The platform that its configuration must have; None if the list of images says that it is for this one.
+    platform: Option<Platform>,
 }
 
 /// An image of the archive: its configuration and the paths of its layers.
@@ -74,13 +91,7 @@ impl Store {
     pub fn load(&self, archive: impl Read + Send) -> Result<Vec<Arc<Image>>, ArchiveError> {
         let limits = self.limits().clone();
         let entries = Entries::read(Spool::receive(self, archive, limits.bytes)?, &limits)?;
-        let listed = if entries.has("manifest.json") {
-            docker(&entries)?
-        } else if entries.has("index.json") {
-            layout(&entries)?
-        } else {
-            return Err(ArchiveError::NoImages);
-        };
+        let listed = list(&entries)?;
         let (mut images, mut configs) = (Vec::new(), 0);
         // The documents of one image at a time: a short list can name the same large document often.
         for listed in listed {
@@ -184,6 +195,20 @@ impl Store {
     }
 }
 
+/// The images of the archive. Of the two lists that an archive may have, docker's knows no platforms.
+fn list(entries: &Entries) -> Result<Vec<Listed>, ArchiveError> {
+    let has_docker = entries.has("manifest.json");
+    if entries.has("index.json") {
+        let index: Index = parse("index.json", &entries.document("index.json")?)?;
+        let has_platforms =
+            !index.manifests.is_empty() && index.manifests.iter().all(|d| d.platform().is_some());
+        if !has_docker || has_platforms {
+            return layout(index);
+        }
+    }
+    if has_docker { docker(entries) } else { Err(ArchiveError::NoImages) }
+}
+
 /// The images of a `docker save` archive.
 fn docker(entries: &Entries) -> Result<Vec<Listed>, ArchiveError> {
     let name = "manifest.json";
@@ -197,13 +222,32 @@ fn docker(entries: &Entries) -> Result<Vec<Listed>, ArchiveError> {
     images.into_iter().map(one).collect()
 }
 
-/// The images of an OCI layout.
-fn layout(entries: &Entries) -> Result<Vec<Listed>, ArchiveError> {
-    let index: Index = parse("index.json", &entries.document("index.json")?)?;
+/// The images of an OCI layout. An image has a descriptor for each of its tags.
+fn layout(index: Index) -> Result<Vec<Listed>, ArchiveError> {
     // A descriptor has at most one tag.
     check_counts(index.manifests.len(), 0)?;
-    let one = |descriptor: Descriptor| Ok(Listed::Layout(descriptor.digest, tags(&descriptor.annotations)?));
-    index.manifests.into_iter().map(one).collect()
+    let mut images: Vec<LayoutImage> = Vec::new();
+    for descriptor in index.manifests {
+        let tags = tags(&descriptor.annotations)?;
+        if let Some(image) = images.iter_mut().find(|image| image.digest == descriptor.digest) {
+            image.tags.extend(tags);
+            continue;
+        }
+        let platform = platform_of_config(&descriptor)?;
+        images.push(LayoutImage { digest: descriptor.digest, tags, platform });
+    }
+    Ok(images.into_iter().map(Listed::Layout).collect())
+}
+
+/// The platform that the configuration must have; None if the descriptor says that the image is for this one.
+fn platform_of_config(descriptor: &Descriptor) -> Result<Option<Platform>, ArchiveError> {
+    let host = Platform::host();
+    let Some(listed) = descriptor.platform() else { return Ok(Some(host)) };
+    if host.accepts(listed) {
+        return Ok(None);
+    }
+    let source = manifest::ManifestError::Platform { wanted: host, available: vec![listed.clone()] };
+    Err(ArchiveError::Image { image: descriptor.digest.to_string(), source })
 }
 
 fn check_counts(images: usize, tags: usize) -> Result<(), ArchiveError> {
@@ -225,8 +269,8 @@ impl Listed {
                 let digests = image.layers.iter().map(|path| digest_of_blob(path)).collect();
                 Ok(Found { config, layers: image.layers, digests, tags, platform: Some(Platform::host()) })
             }
-            Self::Layout(digest, tags) => {
-                let (manifest, platform) = image_manifest(entries, digest)?;
+            Self::Layout(LayoutImage { digest, tags, platform }) => {
+                let (manifest, platform) = image_manifest(entries, digest, platform)?;
                 let path = blob(&manifest.config.digest);
                 let bytes = verified(entries, &path, &manifest.config.digest)?;
                 let layers = manifest.layers.iter().map(|layer| blob(&layer.blob.digest)).collect();
@@ -243,8 +287,8 @@ impl Listed {
 fn image_manifest(
     entries: &Entries,
     mut digest: Digest,
+    mut platform: Option<Platform>,
 ) -> Result<(ImageManifest, Option<Platform>), ArchiveError> {
-    let mut platform = Some(Platform::host());
     let wrong = |digest: &Digest, source| ArchiveError::Image { image: digest.to_string(), source };
     for _ in 0..=MAX_INDEXES {
         let bytes = verified(entries, &blob(&digest), &digest)?;

@@ -13,6 +13,7 @@ use super::image::{self, INDEX, MANIFEST};
 use super::layer_tar::{Content, write_layer};
 use super::spool::Measured;
 use crate::digest::{DiffId, Digest};
+use crate::manifest::Platform;
 use crate::reference::Reference;
 use crate::store::{Document, Image, Store};
 
@@ -159,11 +160,14 @@ fn header(size: u64) -> Header {
     header
 }
 
-/// The index of an OCI layout, with the annotations that other tools read.
+/// The index of an OCI layout, with the annotations that other tools read. Each image is for this platform, whatever
+/// its configuration says: an index of the registry may have corrected it.
 fn index(images: &[Saved]) -> Value {
+    let host = Platform::host();
     let descriptor = |image: &Saved, name: Option<&String>| {
         let mut descriptor = json!({
             "mediaType": MANIFEST, "digest": image.manifest.digest.to_string(), "size": image.manifest.bytes.len(),
+            "platform": { "os": host.os, "architecture": host.architecture },
         });
         if let Some(name) = name {
             descriptor["annotations"] =

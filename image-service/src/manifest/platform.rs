@@ -87,7 +87,7 @@ impl Platform {
     /// Whether an image whose configuration says `offered` runs here. Empty fields match: images built by
     /// hand often lack them. An image without an index that is for another processor is refused, although
     /// containerd and docker pull it: it would fail at its start, except on nodes with binfmt_misc.
-    pub(super) fn accepts(&self, offered: &Self) -> bool {
+    pub(crate) fn accepts(&self, offered: &Self) -> bool {
         let or_own =
             |theirs: &str, own: &str| if theirs.is_empty() { own.to_owned() } else { theirs.to_owned() };
         let offered = Self {

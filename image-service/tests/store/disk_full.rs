@@ -232,6 +232,15 @@ fn layers_that_are_unpacked_together_end_before_the_disk_is_full() {
     drop(store);
 }
 
+/// Ends a thread that asks for it.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Gives bytes without end.
 struct Endless;
 
@@ -258,6 +267,8 @@ fn an_archive_of_images_that_does_not_fit_leaves_a_tenth_of_the_disk() {
     let refuse = |what: &str, act: &dyn Fn() -> ArchiveError| {
         let done = AtomicBool::new(false);
         let least = std::thread::scope(|scope| {
+            // Also where `act` panics: the scope waits for the thread.
+            let at_end = SetOnDrop(&done);
             let watch = scope.spawn(|| {
                 let mut least = u64::MAX;
                 while !done.load(Ordering::Relaxed) {
@@ -267,7 +278,7 @@ fn an_archive_of_images_that_does_not_fit_leaves_a_tenth_of_the_disk() {
                 least
             });
             let error = act();
-            done.store(true, Ordering::Relaxed);
+            drop(at_end);
             assert!(matches!(error, ArchiveError::NoRoom { .. }), "{what}: {error}");
             assert!(error.to_string().contains("remove unused images"), "{what}: {error}");
             watch.join().unwrap()

@@ -1,9 +1,10 @@
-//! Archives of images, as `crisp load` gets them, that name too much.
+//! Archives of images, as `crisp load` gets them: those that name too much, and images for other platforms.
 
-use crisp_image_service::archive::ArchiveError;
+use crisp_image_service::archive::{ArchiveError, Changes, Content};
+use crisp_image_service::{Platform, Reference};
 
 use crate::archive::{Archive, item};
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, document, image};
 
 const CONFIG: &str = r#"{"rootfs":{"diff_ids":[]}}"#;
 
@@ -70,4 +71,47 @@ fn names_that_need_much_memory_are_refused() {
     });
     let error = refusal(archive);
     assert!(error.contains("more than 16777216 bytes of names"), "{error}");
+}
+
+#[test]
+fn an_image_whose_platform_its_index_has_corrected_can_be_saved_and_loaded() {
+    let fixture = Fixture::new();
+    let layer = fixture.ingest(Archive::new().file("f", "1")).unwrap();
+    let mut new = image("app:v1", &[&layer], "corrected");
+    // As a pull stores it: the configuration is kept as it came.
+    new.config = document(String::from_utf8(new.config.bytes).unwrap().replace("amd64", "s390x"));
+    let pulled = fixture.store.commit_image(new).unwrap();
+    let upper = tempfile::tempdir().unwrap();
+    std::fs::write(upper.path().join("g"), "2").unwrap();
+    let tag = Reference::parse("app:changed").unwrap();
+    let tree = (upper.path(), &Content::ALL);
+    fixture.store.commit_tree(&pulled, tree, Some(tag), &Changes::default(), "test").unwrap();
+    fixture.store.tag(&pulled.id, &Reference::parse("app:other").unwrap()).unwrap();
+
+    let mut saved = Vec::new();
+    fixture.store.save(&["app:changed".to_owned(), pulled.id.to_string()], &mut saved).unwrap();
+    let other = Fixture::new();
+    let loaded = other.store.load(&saved[..]).unwrap();
+    assert_eq!(loaded.len(), 2, "{loaded:?}");
+    for (name, layers) in [("app:v1", 1), ("app:other", 1), ("app:changed", 2)] {
+        assert_eq!(other.store.find(name).unwrap().diff_ids.len(), layers, "{name}");
+    }
+}
+
+#[test]
+fn an_archive_that_says_that_it_is_for_another_platform_is_refused() {
+    let fixture = Fixture::new();
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let host = Platform::host().architecture;
+    for (platform, words) in [
+        (r#"{"os":"linux","architecture":"s390x"}"#.to_owned(), "there is linux/s390x"),
+        // Docker's list is the one to use where the other has no platforms.
+        (r#"{"os":"","architecture":""}"#.to_owned(), "no \"missing\", which"),
+        (format!(r#"{{"os":"linux","architecture":"{host}"}}"#), "blobs/sha256/0000"),
+    ] {
+        let index = format!(r#"{{"manifests":[{{"digest":"{digest}","platform":{platform}}}]}}"#);
+        let archive = docker(&[listed("missing", &[])]).file("index.json", index);
+        let error = fixture.store.load(&archive.tar()[..]).unwrap_err().to_string();
+        assert!(error.contains(words), "{platform}: {error}");
+    }
 }

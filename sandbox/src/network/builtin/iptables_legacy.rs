@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Tables in use, one name per line.
@@ -114,8 +115,11 @@ fn read(mut stdout: ChildStdout, end: Instant) -> Vec<u8> {
     loop {
         let left = Timespec::try_from(end.saturating_duration_since(Instant::now())).unwrap_or_default();
         let ready = poll(&mut [PollFd::new(&stdout, PollFlags::IN)], Some(&left));
-        if !matches!(ready, Ok(1..)) || rules.len() > MAX_RULES {
-            return rules;
+        match ready {
+            // A signal that this thread has taken.
+            Err(Errno::INTR) => continue,
+            Ok(1..) if rules.len() <= MAX_RULES => {}
+            _ => return rules,
         }
         match stdout.read(&mut chunk) {
             Ok(n @ 1..) => rules.extend_from_slice(&chunk[..n]),

@@ -52,7 +52,10 @@ impl Cni {
                 Err(_) => return Ok(self.give_up(pod, &error)),
             },
         };
-        namespace::withdraw(&record.netns)?;
+        if let Err(error) = namespace::withdraw(&record.netns) {
+            // A pod that waits no more is tried again after a pause, as after a failure of a plugin.
+            return if asked_again { Err(error) } else { Ok(self.give_up(pod, &error)) };
+        }
         self.left.forget(pod);
         match leftover {
             None => self.forget(pod)?,
