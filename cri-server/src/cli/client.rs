@@ -1,5 +1,9 @@
 //! The connection to a server.
 
+use std::io::{Error, ErrorKind};
+use std::path::Path;
+use std::time::Duration;
+
 use anyhow::Context as _;
 use crisp_proto::crisp::v1::containers_client::ContainersClient;
 use crisp_proto::crisp::v1::diagnosis_client::DiagnosisClient;
@@ -14,6 +18,8 @@ use crisp_proto::runtime::v1::StatusRequest;
 use crisp_proto::runtime::v1::image_service_client::ImageServiceClient;
 use crisp_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
 use crisp_streaming::client::Endpoint;
+use tokio::net::UnixStream;
+use tokio::time::Instant;
 use tonic::transport::{self, Channel};
 
 use crate::config::ListenAddress;
@@ -21,6 +27,11 @@ pub use crate::rpc_error::refused;
 
 /// A node with many pods has long lists.
 const MAX_REPLY: usize = 64 * 1024 * 1024;
+
+/// Time limit for a server to accept a connection: its queue of connections is full when it is stopped for long.
+const ACCEPT: Duration = Duration::from_secs(10);
+/// Pause between two tries to get into the queue.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// All services of one server.
 #[derive(Clone)]
@@ -53,14 +64,15 @@ impl Client {
     /// Connects to the socket.
     ///
     /// # Errors
-    /// No server listens there, or the user may not connect.
+    /// No server listens there, it accepts no connection in time, or the user may not connect.
     pub async fn connect(listen: &ListenAddress) -> anyhow::Result<Self> {
         // The library's own error says no more than "transport error".
-        if let Err(error) = std::os::unix::net::UnixStream::connect(listen.path()) {
+        if let Err(error) = reach(listen.path()).await {
             let advice = unreachable(error.kind());
             return Err(error).with_context(|| format!("cannot reach a server at {listen}: {advice}"));
         }
         let channel = transport::Endpoint::from_shared(listen.to_string())?
+            .connect_timeout(ACCEPT)
             .connect()
             .await
             .with_context(|| format!("cannot speak gRPC to {listen}"))?;
@@ -80,11 +92,30 @@ impl Client {
     }
 }
 
+/// Makes one connection. connect(2) itself would wait for a server with a full queue without end.
+///
+/// # Errors
+/// No server listens there, or it accepts no connection in time.
+pub async fn reach(socket: &Path) -> Result<(), Error> {
+    let deadline = Instant::now() + ACCEPT;
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
+            Err(_) if Instant::now() >= deadline => {
+                return Err(Error::new(ErrorKind::TimedOut, "it accepts no connection"));
+            }
+            Err(_) => tokio::time::sleep(AGAIN).await,
+            Ok(_) => return Ok(()),
+        }
+    }
+}
+
 /// Advice for a server that cannot be reached.
-fn unreachable(kind: std::io::ErrorKind) -> &'static str {
+fn unreachable(kind: ErrorKind) -> &'static str {
     match kind {
-        std::io::ErrorKind::PermissionDenied => "its socket is for root: use sudo",
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+        ErrorKind::PermissionDenied => "its socket is for root: use sudo",
+        ErrorKind::TimedOut => "its process is stopped or does not get on",
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
             "is `crisp serve` running there? Start one as root by `crisp serve --network built-in`; --listen or \
              CONTAINER_RUNTIME_ENDPOINT names another"
         }
@@ -109,5 +140,37 @@ impl Client {
             "the server does not say which certificate it has for streams: is it older than this program?",
         )?;
         Ok(endpoint.with_certificate(certificate)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_stopped_for_long_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("crisp.sock");
+        let stopped =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&stopped, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&stopped, 1).unwrap();
+        let mut queue = Vec::new();
+        while let Ok(connection) = UnixStream::connect(&path).await {
+            queue.push(connection);
+        }
+        let address = ListenAddress::parse(&path.display().to_string()).unwrap();
+        let Err(error) = Client::connect(&address).await else { panic!("its queue is full") };
+        let text = format!("{error:#}");
+        assert!(text.contains("is stopped") && text.contains("accepts no connection"), "{text}");
+
+        // There is room in the queue before the time is over.
+        let (reached, ()) = tokio::join!(reach(&path), async {
+            tokio::time::sleep(ACCEPT / 2).await;
+            drop(rustix::net::accept(&stopped).unwrap());
+        });
+        reached.unwrap();
     }
 }

@@ -118,8 +118,8 @@ fn host(text: &str) -> anyhow::Result<String> {
 }
 
 fn line(prompt: &str) -> anyhow::Result<String> {
-    print!("{prompt}");
-    std::io::stdout().flush()?;
+    let mut out = std::io::stdout();
+    write!(out, "{prompt}").and_then(|()| out.flush())?;
     let mut text = String::new();
     std::io::stdin().lock().read_line(&mut text)?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())

@@ -151,8 +151,8 @@ impl Confirmation {
         if !io::stdin().is_terminal() {
             bail!("this removes {what}: say --force");
         }
-        print!("This removes {what}. Go on? [y/N] ");
-        io::stdout().flush()?;
+        let mut out = io::stdout();
+        write!(out, "This removes {what}. Go on? [y/N] ").and_then(|()| out.flush())?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
         if !matches!(answer.trim(), "y" | "Y" | "yes") {

@@ -14,6 +14,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::manifest::{self, Manifests, PodDocument};
 use super::report::notice;
+use crate::cli::client::reach;
 use crate::cli::endpoint;
 use crate::config::{ListenAddress, Settings};
 use crate::print;
@@ -162,7 +163,7 @@ pub fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow:
 /// No server listens there.
 pub async fn connect(listen: &ListenAddress) -> anyhow::Result<StandaloneClient<Channel>> {
     // The library's own error says no more than "transport error".
-    std::os::unix::net::UnixStream::connect(listen.path()).with_context(|| {
+    reach(listen.path()).await.with_context(|| {
         format!(
             "no server answers at {listen}: start one with `crisp serve --network built-in` (--listen names another), or run in the foreground, without -d"
         )

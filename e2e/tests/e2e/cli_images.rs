@@ -1,13 +1,11 @@
 //! The commands to name, keep, move and remove images.
 
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crisp_e2e::image::Built;
 use crisp_e2e::machine::crisp;
-use crisp_e2e::{Image, Lab, Layer, Registry, Result, needs, request};
+use crisp_e2e::{Image, Lab, Layer, Result, needs, request};
 use serde_json::{Value, json};
 
 /// The output of a command that must succeed.
@@ -312,70 +310,5 @@ async fn an_archive_takes_its_name_when_it_is_complete() -> Result<()> {
     command.env("CONTAINER_RUNTIME_ENDPOINT", format!("unix://{}", lab.machine.socket().display()));
     command.output()?;
     assert!(link.is_symlink());
-    lab.close().await
-}
-
-/// The bcrypt hash of `hunter2`.
-const PASSWORD: &str = "ann:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.\n";
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_login_is_kept_used_by_pulls_and_shown_nowhere() -> Result<()> {
-    needs!("docker-registry", "busybox");
-    let lab = Lab::start().await?;
-    let folder = lab.machine.folder().join("private");
-    let image = Registry::start(&folder)?.push("app", "1", &layered())?;
-    let registry = Registry::start_private(&folder, PASSWORD)?;
-    let image = format!("{}/{}", registry.host, image.split_once('/').map_or("", |(_, name)| name));
-    let config = lab.machine.folder().join("docker");
-    let run = |args: &[&str], input: &str, path: &str| {
-        let mut command = Command::new(crisp());
-        command.args(args).env("DOCKER_CONFIG", &config).env_remove("XDG_RUNTIME_DIR").env("HOME", &config);
-        command.env("CONTAINER_RUNTIME_ENDPOINT", format!("unix://{}", lab.machine.socket().display()));
-        command.env("PATH", path).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn()?;
-        child.stdin.take().expect("a pipe").write_all(input.as_bytes())?;
-        let output = child.wait_with_output()?;
-        let text = String::from_utf8([output.stdout, output.stderr].concat())?;
-        assert!(!text.contains("hunter2"), "{text}");
-        Ok::<_, crisp_e2e::Error>((output.status.success(), text))
-    };
-    let path = std::env::var("PATH")?;
-    let (done, text) = run(&["pull", &image], "", &path)?;
-    assert!(!done && text.contains("authentication required"), "{text}");
-    let login = ["login", "-u", "ann", "--password-stdin", &registry.host];
-    let (done, text) = run(&login, "wrong\n", &path)?;
-    assert!(!done && !config.join("config.json").exists(), "{text}");
-    let (done, text) = run(&login, "hunter2\n", &path)?;
-    assert!(done, "{text}");
-    let file = config.join("config.json");
-    assert_eq!(std::fs::metadata(&file)?.permissions().mode() & 0o777, 0o600);
-    let (done, text) = run(&["pull", &image], "", &path)?;
-    assert!(done, "{text}");
-    assert!(run(&["logout", &registry.host], "", &path)?.0);
-    run(&["rmi", &image], "", &path)?;
-    assert!(!run(&["pull", &image], "", &path)?.0);
-
-    // The same with a credential helper, which has the secret in a file of its own.
-    let helper = config.join("docker-credential-test");
-    let script = "#!/bin/sh\ncase $1 in store) cat > \"$HOME/secret\";; get) cat > /dev/null; cat \"$HOME/secret\";; erase) rm \"$HOME/secret\";; esac\n";
-    std::fs::write(&helper, script)?;
-    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755))?;
-    std::fs::write(&file, json!({"credsStore": "test"}).to_string())?;
-    let path = format!("{}:{path}", config.display());
-    assert!(run(&login, "hunter2\n", &path)?.0);
-    assert!(!std::fs::read_to_string(&file)?.contains("auths"));
-    let (done, text) = run(&["pull", &image], "", &path)?;
-    assert!(done, "{text}");
-    // An older login of each other tool, which the helper hides.
-    let podman = config.join(".config/containers/auth.json");
-    std::fs::create_dir_all(podman.parent().expect("a folder"))?;
-    let older = json!({ &registry.host: {"auth": "YW5uOmh1bnRlcjI="} });
-    std::fs::write(&podman, json!({"auths": older}).to_string())?;
-    std::fs::write(&file, json!({"credsStore": "test", "auths": older}).to_string())?;
-    assert!(run(&["logout", &registry.host], "", &path)?.0 && !config.join("secret").exists());
-    run(&["rmi", &image], "", &path)?;
-    assert!(!run(&["pull", &image], "", &path)?.0, "a login is left");
-    assert!(!run(&["logout", &registry.host], "", &path)?.0);
-    assert!(!lab.machine.log().contains("hunter2"));
     lab.close().await
 }

@@ -24,6 +24,7 @@ mod images;
 mod kubelet;
 mod layers;
 mod limits;
+mod logins;
 mod logs;
 mod metrics;
 mod mirrors;

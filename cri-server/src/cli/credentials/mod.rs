@@ -5,27 +5,20 @@
 //!   write:  the first of them with a login for the registry, else docker's config.json
 //! ```
 //!
-//! A secret is sent to a helper on its standard input; it is in no message.
+//! A login for a registry may be there under several keys, in files and in the helper programs that they name.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, chown, fchown};
+mod files;
+mod helper_program;
+mod keys;
+
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use crisp_image_service::Reference;
 use crisp_proto::runtime::v1::AuthConfig;
-use serde_json::{Map, Value, json};
-use tokio::io::AsyncWriteExt as _;
+use serde_json::{Value, json};
 
-/// Time limit for a helper.
-const HELPER: Duration = Duration::from_secs(30);
-/// The user name by which helpers say that the secret is a token.
-const TOKEN_USER: &str = "<token>";
-/// The key of docker.io in these files.
-const DOCKER_HUB: &str = "https://index.docker.io/v1/";
+use self::keys::{key, keys};
 
 /// The logins of one user.
 #[derive(Debug, Clone)]
@@ -66,7 +59,7 @@ impl Logins {
         let Ok(reference) = Reference::parse(image) else { return Ok(None) };
         let keys = keys(reference.registry(), reference.repository());
         for path in &self.files {
-            let Some(file) = read(path)? else { continue };
+            let Some(file) = files::read(path)? else { continue };
             if let Some(found) = found(&file, &keys).await.with_context(|| path.display().to_string())? {
                 return Ok(Some(found));
             }
@@ -83,31 +76,29 @@ impl Logins {
         let keys = keys(registry, "");
         let (path, mut file) = self.place(&keys).await?;
         let key = key(registry);
-        if let Some(helper) = helper(&file, std::slice::from_ref(&key)) {
-            let input = json!({ "ServerURL": key, "Username": username, "Secret": password });
-            run_helper(&helper, "store", &input.to_string()).await?;
+        // As they are read.
+        if let Some(helper) = files::helper(&file, &keys) {
+            helper_program::store(&helper, &key, &keys, username, password).await?;
+            // What the file has is read when the helper fails.
+            if files::remove_logins(&mut file, &keys) {
+                files::write(path, &file)?;
+            }
             return Ok(format!("docker-credential-{helper}"));
         }
-        let auth = base64(format!("{username}:{password}").as_bytes());
-        if !file["auths"].is_object() {
-            file["auths"] = Value::Object(Map::new());
-        }
-        // Another form of the key would be read first.
-        remove_entries(&mut file, &keys);
-        file["auths"][&key] = json!({ "auth": auth });
-        write(path, &file)?;
+        files::set_login(&mut file, &key, &keys, username, password);
+        files::write(path, &file)?;
         Ok(path.display().to_string())
     }
 
     /// The first file with a login for one of the keys, else the one for new logins.
     async fn place(&self, keys: &[String]) -> anyhow::Result<(&Path, Value)> {
         for path in &self.files {
-            let Some(file) = read(path)? else { continue };
-            if found(&file, keys).await?.is_some() {
+            let Some(file) = files::read(path)? else { continue };
+            if found(&file, keys).await.with_context(|| path.display().to_string())?.is_some() {
                 return Ok((path, file));
             }
         }
-        Ok((&self.home, read(&self.home)?.unwrap_or_else(|| json!({}))))
+        Ok((&self.home, files::read(&self.home)?.unwrap_or_else(|| json!({}))))
     }
 
     /// Forgets a login, in all files and helpers. Returns false when there was none.
@@ -130,220 +121,35 @@ impl Logins {
 }
 
 async fn erase_from(path: &Path, registry: &str) -> anyhow::Result<bool> {
-    let Some(mut file) = read(path)? else { return Ok(false) };
+    let Some(mut file) = files::read(path)? else { return Ok(false) };
     let keys = keys(registry, "");
     // A helper's login hides an older one in the file.
-    let is_gone = remove_entries(&mut file, &keys);
+    let is_gone = files::remove_logins(&mut file, &keys);
     if is_gone {
-        write(path, &file)?;
+        files::write(path, &file)?;
     }
-    let of_helper = match helper(&file, &keys) {
-        Some(helper) => erase_from_helper(&helper, &keys).await?,
+    let of_helper = match files::helper(&file, &keys) {
+        Some(helper) => {
+            helper_program::erase(&helper, &keys).await.with_context(|| path.display().to_string())?
+        }
         None => false,
     };
     Ok(is_gone || of_helper)
 }
 
-async fn erase_from_helper(helper: &str, keys: &[String]) -> anyhow::Result<bool> {
-    let mut is_gone = false;
-    for server in keys.iter().filter(|key| is_server(key)) {
-        let is_there = of_helper(helper, server).await?.is_some();
-        let erased = run_helper(helper, "erase", server).await;
-        // Many helpers fail for a login that they do not have.
-        if is_there {
-            erased?;
-            is_gone = true;
-        }
-    }
-    Ok(is_gone)
-}
-
-/// Removes the logins under these keys. Returns whether there was one.
-fn remove_entries(file: &mut Value, keys: &[String]) -> bool {
-    let Some(auths) = file["auths"].as_object_mut() else { return false };
-    let before = auths.len();
-    auths.retain(|name, _| !keys.contains(name));
-    auths.len() < before
-}
-
-/// The key under which a login for a registry is written.
-fn key(registry: &str) -> String {
-    if registry == "docker.io" { DOCKER_HUB.to_owned() } else { registry.to_owned() }
-}
-
-/// The keys that may have a login for the repository, the most exact first.
-fn keys(registry: &str, repository: &str) -> Vec<String> {
-    let mut keys = Vec::new();
-    let mut path = repository;
-    while !path.is_empty() {
-        keys.push(format!("{registry}/{path}"));
-        path = path.rsplit_once('/').map_or("", |(above, _)| above);
-    }
-    let hosts: &[&str] = if registry == "docker.io" {
-        &["docker.io", "index.docker.io", "registry-1.docker.io"]
-    } else {
-        &[registry]
-    };
-    for host in hosts {
-        for form in [format!("https://{host}/v1/"), format!("https://{host}"), format!("http://{host}")] {
-            keys.push(form);
-        }
-        keys.extend([format!("https://{host}/"), format!("https://{host}/v2/"), (*host).to_owned()]);
-    }
-    keys
-}
-
-/// Returns None when the file does not exist.
-fn read(path: &Path) -> anyhow::Result<Option<Value>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error).with_context(|| path.display().to_string()),
-    };
-    // The parser's own message would show a part of the file.
-    let file: Option<Value> = serde_json::from_str(&text).ok();
-    match file {
-        Some(file) if file.is_object() => Ok(Some(file)),
-        _ => bail!("{} is not in the form of docker's config.json", path.display()),
-    }
-}
-
-/// Replaces the file with one that only its owner can read. A link stays, and so does the owner: with sudo, the
-/// file is that of the user.
-fn write(path: &Path, file: &Value) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    let failed = || path.display().to_string();
-    let path = &fs::canonicalize(path).or_else(|_| std::path::absolute(path)).with_context(failed)?;
-    let folder = path.parent().unwrap_or(path);
-    make_folder(folder).with_context(failed)?;
-    let owner = fs::metadata(path).or_else(|_| fs::metadata(folder)).with_context(failed)?;
-    let draft = path.with_extension(format!("{}.new", std::process::id()));
-    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft);
-    let written = made.and_then(|mut draft| {
-        // Only root can give it away.
-        let _ = fchown(&draft, Some(owner.uid()), Some(owner.gid()));
-        draft.write_all(serde_json::to_string_pretty(file)?.as_bytes())?;
-        draft.sync_all()
-    });
-    let placed = written.and_then(|()| fs::rename(&draft, path));
-    if placed.is_err() {
-        let _ = fs::remove_file(&draft);
-    }
-    placed.with_context(failed)
-}
-
-/// Makes a missing folder, for the owner of the folder above it.
-fn make_folder(folder: &Path) -> std::io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let above = folder.parent().ok_or(ErrorKind::NotFound)?;
-    make_folder(above)?;
-    match fs::DirBuilder::new().mode(0o700).create(folder) {
-        // Another login was faster.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && folder.is_dir() => return Ok(()),
-        made => made?,
-    }
-    let owner = fs::metadata(above)?;
-    let _ = chown(folder, Some(owner.uid()), Some(owner.gid()));
-    Ok(())
-}
-
-/// The helper that has the login of one of the keys.
-fn helper(file: &Value, keys: &[String]) -> Option<String> {
-    let own = keys.iter().find_map(|key| file["credHelpers"][key].as_str());
-    own.or(file["credsStore"].as_str()).filter(|name| !name.is_empty()).map(str::to_owned)
-}
-
 async fn found(file: &Value, keys: &[String]) -> anyhow::Result<Option<AuthConfig>> {
-    if let Some(helper) = helper(file, keys) {
-        for server in keys.iter().filter(|key| is_server(key)) {
-            if let Some(login) = of_helper(&helper, server).await? {
-                return Ok(Some(login));
-            }
-        }
-    }
-    Ok(keys.iter().find_map(|key| of_file(&file["auths"][key])))
-}
-
-/// Whether helpers know this form of key; they do not know paths of repositories.
-fn is_server(key: &str) -> bool {
-    key.starts_with("https://") || !key.contains('/')
-}
-
-fn of_file(login: &Value) -> Option<AuthConfig> {
-    let text = |name: &str| login[name].as_str().unwrap_or_default().to_owned();
-    let found = AuthConfig {
-        auth: text("auth"),
-        identity_token: text("identitytoken"),
-        registry_token: text("registrytoken"),
-        username: text("username"),
-        password: text("password"),
-        ..AuthConfig::default()
+    let of_helper = match files::helper(file, keys) {
+        Some(helper) => helper_program::find(&helper, keys).await?,
+        None => None,
     };
-    // An empty entry means that a helper has the login.
-    (found != AuthConfig::default()).then_some(found)
-}
-
-async fn of_helper(helper: &str, server: &str) -> anyhow::Result<Option<AuthConfig>> {
-    let Ok(output) = run_helper(helper, "get", server).await else { return Ok(None) };
-    let answer: Value = serde_json::from_str(&output)
-        .ok()
-        .with_context(|| format!("docker-credential-{helper} gives no JSON"))?;
-    let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
-    let (username, secret) = (text("Username"), text("Secret"));
-    if username.is_empty() || secret.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(if username == TOKEN_USER {
-        AuthConfig { identity_token: secret, ..AuthConfig::default() }
-    } else {
-        AuthConfig { username, password: secret, ..AuthConfig::default() }
-    }))
-}
-
-/// Runs a helper and returns its output.
-#[expect(clippy::disallowed_methods, reason = "helpers of logins are programs of the user")]
-async fn run_helper(helper: &str, action: &str, input: &str) -> anyhow::Result<String> {
-    if !helper.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
-        bail!("{helper:?} is not the name of a helper");
-    }
-    let program = format!("docker-credential-{helper}");
-    let mut command = tokio::process::Command::new(&program);
-    command.arg(action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-    let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
-    let work = async {
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(input.as_bytes()).await?;
-        }
-        child.wait_with_output().await
-    };
-    let output = tokio::time::timeout(HELPER, work).await;
-    let output = output.with_context(|| format!("{program} {action} does not end"))??;
-    if !output.status.success() {
-        bail!("{program} {action} failed ({})", output.status);
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let number = chunk.iter().fold(0_u32, |number, byte| number << 8 | u32::from(*byte))
-            << (8 * (3 - chunk.len()));
-        for at in 0..4 {
-            let digit = DIGITS[(number >> (18 - 6 * at) & 63) as usize];
-            text.push(if at <= chunk.len() { char::from(digit) } else { '=' });
-        }
-    }
-    text
+    Ok(of_helper.or_else(|| files::login(file, keys)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, chown};
+
     use super::*;
 
     fn logins(folder: &Path, text: &str) -> Logins {
@@ -383,7 +189,7 @@ mod tests {
         assert!(logins.find("busybox").await.unwrap().is_some());
         assert!(logins.erase("docker.io").await.unwrap() && !logins.erase("docker.io").await.unwrap());
         assert!(logins.find("busybox").await.unwrap().is_none());
-        let file = read(&logins.home).unwrap().unwrap();
+        let file = files::read(&logins.home).unwrap().unwrap();
         assert_eq!((&file["detachKeys"], &file["auths"]["o.test"]["auth"]), (&json!("ctrl-a"), &json!("x")));
         fs::write(&logins.home, r#"{"auths": {"r": {"auth": "c2VjcmV0"#).unwrap();
         let error = format!("{:#}", logins.find("busybox").await.unwrap_err());
@@ -443,14 +249,6 @@ mod tests {
         logins.store("r.test", "ann", "new").await.unwrap();
         for path in [&*path, path.parent().unwrap()] {
             assert_eq!(fs::metadata(path).unwrap().uid(), 1234, "{}", path.display());
-        }
-    }
-
-    #[test]
-    fn base64_of_any_length() {
-        for (text, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
-        {
-            assert_eq!(base64(text.as_bytes()), coded);
         }
     }
 }

@@ -9,7 +9,6 @@ use crisp_proto::runtime::v1::{
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::runtime::Handle;
 use tonic::Code;
 
 use super::archive::Archive;
@@ -72,7 +71,8 @@ pub async fn collect(settings: &Settings, archive: &mut Archive) -> anyhow::Resu
     let report = tokio::time::timeout(PATIENCE, doctor(settings)).await;
     let report = report.unwrap_or_else(|_| Err(timed_out()));
     add(Member::document("doctor", report))?;
-    match connect(settings).await {
+    let client = async { Client::connect(&endpoint::choose(settings)?).await };
+    match client.await {
         Ok(client) => of_server(client, &mut add).await?,
         Err(error) => add(Member::text("server.error.txt", &format!("{error:#}\n")))?,
     }
@@ -99,13 +99,6 @@ async fn in_time<T: Send + 'static>(
 
 fn timed_out() -> anyhow::Error {
     anyhow::anyhow!("no answer in time")
-}
-
-async fn connect(settings: &Settings) -> anyhow::Result<Client> {
-    let address = endpoint::choose(settings)?;
-    let runtime = Handle::current();
-    // The first connection to a stopped server waits in connect(2).
-    in_time(PATIENCE, move || runtime.block_on(Client::connect(&address))).await?
 }
 
 async fn doctor(settings: &Settings) -> anyhow::Result<Value> {
