@@ -69,6 +69,8 @@ pub enum RuntimeError {
     Copy { id: ContainerId, error: CopyError },
     #[error("container {id}: cannot list its changes: {}", std::io::Error::from(*errno))]
     Changes { id: ContainerId, errno: Errno },
+    #[error("the client has taken nothing for {after:?}, so the list is not complete")]
+    SlowClient { after: Duration },
     #[error("{most} copies are under way already: wait for one to end")]
     Copies { most: usize },
     #[error(transparent)]
@@ -143,7 +145,7 @@ fn code(error: &RuntimeError) -> Code {
             cause_code(&failure.failure.cause)
         }
         RuntimeError::Busy { .. } | RuntimeError::Stopped { .. } => Code::Aborted,
-        RuntimeError::ExecDeadline { .. } => Code::DeadlineExceeded,
+        RuntimeError::ExecDeadline { .. } | RuntimeError::SlowClient { .. } => Code::DeadlineExceeded,
         RuntimeError::PodCidr(PodCidrError::Invalid { .. }) => Code::InvalidArgument,
         RuntimeError::PodCidr(PodCidrError::Failed { .. }) => Code::FailedPrecondition,
         RuntimeError::Copy { error, .. } => copy_code(error),

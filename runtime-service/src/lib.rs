@@ -42,6 +42,7 @@ mod log_once;
 mod metrics;
 mod notes;
 mod ops;
+mod pieces;
 mod pod_metrics;
 mod pod_watch;
 mod recover;

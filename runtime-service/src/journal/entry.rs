@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 const VERSION: u8 = 1;
 /// Limit for a message in bytes: errors with the text of a plugin may be long.
 const MAX_TEXT: usize = 4 << 10;
+/// Limit for a name in bytes: a request that is refused may have any. A line is whole also where JSON escapes each byte.
+const MAX_NAME: usize = 768;
 /// Limit for a line in bytes: a longer line leaves out its labels.
 pub(super) const MAX_LINE: usize = 32 << 10;
 
@@ -109,13 +111,29 @@ fn is_empty(labels: &BTreeMap<String, String>) -> bool {
     labels.is_empty()
 }
 
+/// Shortens a text that is longer than `limit` bytes.
+fn cut(text: &mut Cow<'_, str>, limit: usize) {
+    if text.len() > limit {
+        let end = (0..=limit).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+        *text = format!("{}…", &text[..end]).into();
+    }
+}
+
 impl Entry<'_> {
     /// The line of JSON with its newline.
     pub(super) fn line(mut self) -> String {
         self.v = VERSION;
-        if self.text.len() > MAX_TEXT {
-            let end = (0..=MAX_TEXT).rev().find(|at| self.text.is_char_boundary(*at)).unwrap_or_default();
-            self.text = format!("{}…", &self.text[..end]).into();
+        cut(&mut self.text, MAX_TEXT);
+        for name in [
+            &mut self.id,
+            &mut self.name,
+            &mut self.pod_id,
+            &mut self.pod,
+            &mut self.namespace,
+            &mut self.pod_uid,
+            &mut self.image,
+        ] {
+            cut(name, MAX_NAME);
         }
         let mut line = self.json();
         if line.len() > MAX_LINE {
@@ -171,5 +189,18 @@ mod tests {
         assert!(Entry::parse(line.trim_end().as_bytes()).is_some());
         assert_eq!(Entry::parse(line.replace("\"v\":1", "\"v\":2").as_bytes()), None);
         assert_eq!(Entry::parse(&line.as_bytes()[..20]), None);
+        let name = "n".repeat(1 << 20);
+        let long = Entry {
+            name: (&*name).into(),
+            pod_uid: (&*name).into(),
+            image: (&*name).into(),
+            ..Entry::default()
+        };
+        let line = long.line();
+        assert!(
+            line.len() < MAX_LINE && Entry::parse(line.trim_end().as_bytes()).is_some(),
+            "{}",
+            line.len()
+        );
     }
 }

@@ -31,14 +31,13 @@ use super::{container_spec, pid_namespace};
 use crate::cause::Cause;
 use crate::container::Container;
 use crate::error::RuntimeError;
+use crate::pieces::CLIENT;
 use crate::service_state::{MAX_COPIES, ServiceState};
 
 const OPERATION: &str = "copy_files";
 /// Time limit for another operation on the container.
 const LOCK: Duration = Duration::from_secs(30);
 const ROOT: Duration = Duration::from_secs(20);
-/// Time limit for the client to receive or send a piece.
-const CLIENT: Duration = Duration::from_secs(60);
 /// Bytes of one piece.
 const PIECE: usize = 64 << 10;
 /// Pieces that wait for the client.

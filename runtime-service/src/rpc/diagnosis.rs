@@ -9,14 +9,15 @@ use crisp_proto::crisp::v1::{
     InventoryReply, InventoryRequest, JournalReply, JournalRequest, ListOperationsReply,
     ListOperationsRequest,
 };
-use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::RuntimeService;
 use crate::convert::diagnosis;
+use crate::error::RuntimeError;
 use crate::inventory;
+use crate::pieces::{CLIENT, Pieces, Undelivered};
 
 type Replies = Pin<Box<dyn Stream<Item = Result<JournalReply, Status>> + Send>>;
 
@@ -30,34 +31,29 @@ impl Diagnosis for RuntimeService {
     async fn journal(&self, request: Request<JournalRequest>) -> Result<Response<Replies>, Status> {
         let JournalRequest { since, until } = request.into_inner();
         self.journal().flush().await;
-        let (sender, replies) = mpsc::channel(2);
+        let (pieces, replies) = Pieces::channel();
         let service = self.clone();
         tokio::task::spawn_blocking(move || {
-            let mut piece = Vec::new();
-            // Fails when the client has left, which ends the reading.
-            let send = |entries: &mut Vec<_>| {
-                let entries = std::mem::take(entries);
-                sender.blocking_send(Ok(JournalReply { entries })).is_ok()
-            };
+            let (mut piece, mut undelivered) = (Vec::new(), None);
             let read = service.journal().read(|entry| {
                 if entry.at < since || (until != 0 && entry.at > until) {
                     return ControlFlow::Continue(());
                 }
                 piece.push(diagnosis::entry(entry));
-                if piece.len() < PIECE || send(&mut piece) {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
+                if piece.len() < PIECE {
+                    return ControlFlow::Continue(());
+                }
+                undelivered = pieces.send(Ok(JournalReply { entries: std::mem::take(&mut piece) })).err();
+                if undelivered.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+            pieces.end(match (undelivered, read) {
+                (Some(Undelivered::Gone), _) => return,
+                (Some(Undelivered::Slow), _) => Err(RuntimeError::SlowClient { after: CLIENT }.into()),
+                (None, Ok(())) => Ok(JournalReply { entries: piece }),
+                (None, Err(error)) => {
+                    Err(Status::internal(format!("the journal of events cannot be read: {error}")))
                 }
             });
-            match read {
-                Ok(()) if !piece.is_empty() => drop(send(&mut piece)),
-                Ok(()) => {}
-                Err(error) => {
-                    let status = Status::internal(format!("the journal of events cannot be read: {error}"));
-                    drop(sender.blocking_send(Err(status)));
-                }
-            }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
     }
