@@ -68,9 +68,13 @@ pub(crate) fn exited(service: &Arc<ServiceState>, id: &ContainerId, report: &Exi
 /// Records an exit and kills the processes that are left in the container's cgroup.
 fn end(service: &Arc<ServiceState>, container: &Arc<Container>, exit: Exit, starts: Starts) {
     // Taken before the exit becomes visible: a start after the exit waits for this.
-    let cleaning = container.cleaning.clone().try_lock_owned().ok();
+    let cleaning = container.cleaning.clone().try_lock_owned();
     match note(service, container, exit, starts) {
-        Ok(Noted::Now) => clean(service, container, cleaning),
+        Ok(Noted::Now) => match cleaning {
+            Ok(cleaning) => clean(service, container, cleaning),
+            // A stop that kills by the cgroup does the same, and a start waits for that.
+            Err(_) => {}
+        },
         // A second clean-up could meet the next life of the container in the same cgroup.
         Ok(Noted::Before) => {}
         Err(refusal) => tracing::error!(container = %container.id(), %refusal, "an exit that cannot be"),
@@ -121,7 +125,7 @@ pub(crate) fn close_files(container: &Container) {
 fn clean(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
-    cleaning: Option<tokio::sync::OwnedMutexGuard<()>>,
+    cleaning: tokio::sync::OwnedMutexGuard<()>,
 ) {
     let (service, container) = (service.clone(), container.clone());
     tokio::spawn(async move {

@@ -34,6 +34,7 @@ pub mod error;
 pub mod events;
 mod exits;
 mod filter;
+mod followed;
 mod health;
 mod inventory;
 pub mod journal;

@@ -9,12 +9,11 @@
 //! It subscribes before it requests a report, so that each exit is in at least one of them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crisp_executor::ids::PodId;
 use crisp_operation::fault;
-use crisp_sandbox::link::{self, MonitorLink};
+use crisp_sandbox::link;
 use crisp_sandbox::{Pod, PodEvent};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -169,29 +168,14 @@ fn next_report(reconciled: Reconciled) -> Option<Instant> {
     }
 }
 
-/// Notes that a task follows the connection; false if one does already.
-fn begin_to_follow(service: &ServiceState, pod: &PodId, link: &MonitorLink) -> bool {
-    let mut followed = service.followed.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = followed.insert(pod.clone(), link.clone());
-    !before.is_some_and(|before| before.is_same(link))
-}
-
-fn end_to_follow(service: &ServiceState, pod: &PodId, link: &MonitorLink) {
-    let mut followed = service.followed.lock().unwrap_or_else(PoisonError::into_inner);
-    if followed.get(pod).is_some_and(|last| last.is_same(link)) {
-        followed.remove(pod);
-    }
-}
-
 /// Follows one connection to a pod's monitor until it ends. [`PodEvent::Connected`] announces a new one, also when it
 /// is followed already: it may have come while the server recovered.
 pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>, monitor: Monitor) {
     let Ok(link) = pod.link() else { return };
-    if !begin_to_follow(service, &pod.id, &link) {
-        return;
-    }
+    let Some(following) = service.followed.begin(&pod.id, &link) else { return };
     let (service, pod) = (service.clone(), pod.clone());
     tokio::spawn(async move {
+        let _following = following;
         let mut events = link.events();
         let reconcile = || exits::reconcile(&service, &pod, &link, Starts::UnderWay);
         // A fresh monitor has nothing to report before the pod gets its first container.
@@ -212,7 +196,12 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>, monitor: Monit
                     if fault::point("follow_pod", "exit", container.as_str()).is_err() {
                         continue;
                     }
-                    exits::exited(&service, &container, &ExitReport { pid, started_at_ns, exit });
+                    let report = ExitReport { pid, started_at_ns, exit };
+                    exits::exited(&service, &container, &report);
+                    // A report beside it may have the same exit.
+                    if fault::point("follow_pod", "second_exit", container.as_str()).is_err() {
+                        exits::exited(&service, &container, &report);
+                    }
                 }
                 Ok(link::Event::LogFailing { container, errno }) => {
                     let error = std::io::Error::from_raw_os_error(errno);
@@ -229,7 +218,7 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>, monitor: Monit
                 Err(RecvError::Lagged(_)) => again = next_report(reconcile().await),
                 // The link itself follows execs.
                 Ok(link::Event::ExecExited { .. }) => {}
-                Err(RecvError::Closed) => return end_to_follow(&service, &pod.id, &link),
+                Err(RecvError::Closed) => return,
             }
         }
     });

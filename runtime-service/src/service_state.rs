@@ -1,7 +1,6 @@
 //! The shared state of all operations.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crisp_executor::cgroup::{CgroupPath, Cgroups};
 use crisp_executor::ids::{ContainerId, PodId};
@@ -22,6 +21,7 @@ use crate::container::kill_at::KillAt;
 use crate::container::table::{Name, Table};
 use crate::error::RuntimeError;
 use crate::events::Events;
+use crate::followed::Followed;
 use crate::health::Health;
 use crate::journal::Journal;
 use crate::layout::Layout;
@@ -54,8 +54,7 @@ pub struct ServiceState {
     pub(crate) stats: StatsState,
     pub(crate) health: Health,
     pub(crate) set_aside: SetAside,
-    /// The connections to monitors that a task follows: each once.
-    pub(crate) followed: Mutex<HashMap<PodId, MonitorLink>>,
+    pub(crate) followed: Arc<Followed<MonitorLink>>,
     /// The notes of monitors about this host.
     pub(crate) host_notes: LogOnce,
     /// Start, stop, update and remove of one container exclude each other.
@@ -108,7 +107,7 @@ impl ServiceState {
             stats: StatsState::default(),
             health: Health::default(),
             set_aside: SetAside::default(),
-            followed: Mutex::default(),
+            followed: Followed::new(MonitorLink::is_same),
             host_notes: LogOnce::default(),
             locks: KeyedLocks::default(),
             creates: SingleFlight::default(),

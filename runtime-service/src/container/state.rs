@@ -243,6 +243,16 @@ mod tests {
     }
 
     #[test]
+    fn an_exit_of_the_life_before_is_not_that_of_the_running_process() {
+        let running = State::Running { pid: 7, started_at: 5 };
+        assert!(running.is_another_life(4) && !running.is_another_life(5));
+        // The response to the start may be under way; the first exit is kept.
+        for state in [State::Starting, State::Created, State::Exited(exit(0))] {
+            assert!(!state.is_another_life(4), "{state:?}");
+        }
+    }
+
+    #[test]
     fn nothing_starts_twice() {
         for state in [State::Starting, State::Running { pid: 1, started_at: 1 }, State::Exited(exit(0))] {
             let refusal = state.starting().unwrap_err().to_string();

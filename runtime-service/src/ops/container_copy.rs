@@ -27,7 +27,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{container_spec, pid_namespace};
+use super::{container_prepare, container_spec, pid_namespace};
 use crate::cause::Cause;
 use crate::container::Container;
 use crate::error::RuntimeError;
@@ -269,8 +269,10 @@ fn put_together(
     let user = user.as_ref().map(AsFd::as_fd);
     let (root, work) = match direction {
         Direction::In => {
-            // Two mounts must not share the writable folder: the next start makes a new one.
-            drop(container.prepared.lock().unwrap_or_else(PoisonError::into_inner).take());
+            // Two mounts must not share the writable folder: the next start makes a new one, and a cgroup.
+            if container_prepare::is_prepared(container) {
+                container_prepare::discard(service, container)?;
+            }
             writable(container, user)?
         }
         Direction::Out | Direction::OutOfLayers => {

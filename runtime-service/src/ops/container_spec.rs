@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
@@ -56,10 +57,14 @@ pub(crate) fn build_process(
 /// Writes the spec to the container's bundle, and makes that if it is missing.
 ///
 /// # Errors
-/// The folder cannot be made, or the file cannot be written.
+/// The container's folder is gone, the bundle cannot be made, or the file cannot be written.
 pub(crate) fn write(folder: &Folder, spec: &Spec) -> Result<(), Cause> {
     let (bundle, path) = (folder.bundle(), folder.spec());
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&bundle).map_err(Cause::file(bundle))?;
+    // Not with the folder above it: what a removal has taken away stays away.
+    match fs::DirBuilder::new().mode(0o700).create(&bundle) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        made => made.map_err(Cause::file(bundle))?,
+    }
     let bytes = serde_json::to_vec(spec).map_err(|error| Cause::file(&path)(error.into()))?;
     record::write_file(&path, &bytes, 0o600, Durability::Process).map_err(Cause::file(path))
 }
@@ -173,4 +178,22 @@ fn annotations(metadata: &ContainerMetadata, pod: &Pod) -> HashMap<String, Strin
     .into_iter()
     .map(|(key, value)| (format!("io.kubernetes.cri.{key}"), value.to_owned()))
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Layout;
+
+    #[test]
+    fn no_folder_of_a_removed_container_is_made_again() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Layout::new(root.path()).container(&ContainerId::parse(&"a".repeat(64)).unwrap());
+        assert!(write(&folder, &Spec::default()).is_err() && !folder.path().exists());
+        fs::create_dir_all(folder.path()).unwrap();
+        for _ in 0..2 {
+            write(&folder, &Spec::default()).unwrap();
+        }
+        assert!(folder.spec().exists());
+    }
 }

@@ -308,7 +308,11 @@ impl Stop {
 
     async fn kill_cgroup(&self) -> Result<(), StageFailure> {
         let (service, container) = (self.service.clone(), self.container.clone());
+        // The container may be started again after its exit: that waits until this thread has ended.
+        let cleaning = |_| async { Ok(container.cleaning.clone().lock_owned().await) };
+        let cleaning = self.operation.stage("clean-up", EXIT, cleaning).await?;
         let work = move |steps: &Steps| {
+            let _cleaning = cleaning;
             steps.step("cgroup", || container_cgroup::remove(&service, &container))?;
             exits::close_files(&container);
             Ok(())

@@ -45,7 +45,10 @@ async fn update_once(
     let lock = operation.turn(service.locks.lock_within(id.clone(), OPERATION, LOCK)).await.map_err(busy)?;
     let status = container.status();
     may_change(&status.state).map_err(|refusal| RuntimeError::Refused { id: id.clone(), refusal })?;
-    operation.hold(lock);
+    // The thread that rewrites config.json may outlive the operation, and keeps the lock until it ends: a later update or
+    // removal must not meet it.
+    let lock = Arc::new(lock);
+    operation.hold(lock.clone());
     let work = {
         let (service, container) = (service.clone(), container.clone());
         move |steps: &Steps| apply(&service, &container, &status, &request, steps)
@@ -54,8 +57,10 @@ async fn update_once(
     if result.is_ok() {
         // The limits are set and recorded: a file for people and tools that takes long takes none of them back.
         let (service, container) = (service.clone(), container.clone());
-        let rewrite =
-            move |steps: &Steps| steps.step("config.json", || rewrite_config_json(&service, &container));
+        let rewrite = move |steps: &Steps| {
+            let _lock = lock;
+            steps.step("config.json", || rewrite_config_json(&service, &container))
+        };
         if let Err(error) = operation.blocking(DEADLINE, rewrite).await {
             tracing::warn!(container = %id, %error, "config.json shows the limits before the update");
         }

@@ -1,4 +1,5 @@
-//! An exit whose event is lost, although the link to the monitor lives: the next signal finds it.
+//! Exits whose events do not come once: lost, although the link to the monitor lives (the next signal finds them), or
+//! twice.
 
 use std::time::{Duration, Instant};
 
@@ -49,5 +50,25 @@ async fn a_kill_notes_an_exit_whose_event_was_lost() {
     let status = lab.status(&id).await.unwrap();
     assert_eq!(status.state, proto::ContainerState::ContainerExited as i32);
     assert_eq!(status.exit_code, 3);
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn an_exit_that_is_reported_twice_is_cleaned_up_once() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("twice").await;
+    let id = lab.create(&pod, shell("app", "exit 3")).await.unwrap();
+    let twice = arm(&format!("follow_pod/second_exit@{id}"), Fault::Fail);
+    lab.start(&id).await.unwrap();
+    reached(&twice).await;
+    assert_eq!(lab.exited(&id).await.exit_code, 3);
+    // The removal waits for none of them; the end of the pod waits for its tasks.
+    lab.remove(&id).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let text = lab.metrics.text();
+    let ends = text.lines().filter(|line| line.contains("clean_up_exit") && line.contains("_count"));
+    let ends: Vec<&str> = ends.filter(|line| line.contains("stage=\"cgroup\"")).collect();
+    assert!(ends.len() == 1 && ends[0].ends_with(" 1"), "{ends:?}");
     lab.remove_pod(&pod).await;
 }
