@@ -140,8 +140,11 @@ impl PodConfig {
         if !self.hostname.is_empty() {
             return Some(self.hostname.clone());
         }
-        let name: String = self.name.chars().take(63).collect();
-        Some(name.trim_end_matches(['-', '.']).to_owned())
+        // The kernel counts bytes.
+        let end =
+            (0..=self.name.len().min(63)).rev().find(|end| self.name.is_char_boundary(*end)).unwrap_or(0);
+        let name = self.name[..end].trim_end_matches(['-', '.']);
+        Some(if name.is_empty() { "pod" } else { name }.to_owned())
     }
 
     /// Checks every field once, before anything is made.
@@ -286,6 +289,10 @@ pub(crate) mod tests {
     fn a_long_pod_name_becomes_a_legal_hostname() {
         let mut config = pod(&format!("{}-{}", "x".repeat(62), "tail"));
         assert_eq!(config.own_hostname().unwrap(), "x".repeat(62));
+        config.name = "\u{8c46}".repeat(30);
+        assert_eq!(config.own_hostname().unwrap(), "\u{8c46}".repeat(21));
+        config.name = "---".to_owned();
+        assert_eq!(config.own_hostname().unwrap(), "pod");
         config.network = NamespaceMode::Host;
         assert_eq!(config.own_hostname(), None);
     }

@@ -1,7 +1,8 @@
 //! One operation on several objects that the user names, with one exit code for all.
 
-use crate::print;
 use std::process::ExitCode;
+
+use crate::print;
 
 /// Calls `work` for each name and prints the name when it is done. After a failure it prints the error and
 /// goes on with the next name.

@@ -194,7 +194,8 @@ impl Rm {
         for name in self.names {
             let removed = client.networks.remove_network(RemoveNetworkRequest { name: name.clone() }).await;
             match removed.map_err(refused) {
-                Ok(_) => writeln!(std::io::stdout(), "{name}")?,
+                // The work goes on when the reader of the output has left.
+                Ok(_) => print::best_effort(&name),
                 Err(error) => {
                     print::warning(format_args!("crisp: {error:#}"));
                     code = ExitCode::FAILURE;

@@ -3,11 +3,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use tonic::Streaming;
 
 use super::client::refused;
@@ -102,6 +104,9 @@ impl OutputFile {
 /// The path of the regular file that another one may replace. None for a pipe or a device, and for a link whose file
 /// has no path here: that of /dev/stdout may be deleted, or belong to another mount namespace.
 fn replaceable(path: &Path) -> io::Result<Option<PathBuf>> {
+    if path.as_os_str().as_bytes().ends_with(b"/") {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
     let there = match fs::metadata(path) {
         Ok(there) => there,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -117,7 +122,13 @@ fn replaceable(path: &Path) -> io::Result<Option<PathBuf>> {
     let Ok(target) = fs::canonicalize(path) else { return Ok(None) };
     let is_same =
         fs::metadata(&target).is_ok_and(|target| (target.dev(), target.ino()) == (there.dev(), there.ino()));
-    Ok(is_same.then_some(target))
+    Ok((is_same && !is_mount_point(&target)).then_some(target))
+}
+
+/// A file that is bind-mounted cannot be replaced by another one.
+fn is_mount_point(path: &Path) -> bool {
+    let there = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
+    there.is_ok_and(|there| there.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 impl Write for OutputFile {
@@ -171,6 +182,28 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(names(folder.path()), ["a.tar", "link"]);
+    }
+
+    #[test]
+    fn a_name_that_no_file_can_get_is_refused_before_the_transfer() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(OutputFile::create(&folder.path().join("new/")).is_err());
+        assert_eq!(names(folder.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_file_that_is_mounted_is_written_in_place() {
+        crisp_skip::needs!("mount");
+        let folder = tempfile::tempdir().unwrap();
+        let (outside, mounted) = (folder.path().join("outside"), folder.path().join("a.tar"));
+        fs::write(&outside, "last week").unwrap();
+        fs::write(&mounted, "").unwrap();
+        rustix::mount::mount_bind(&outside, &mounted).unwrap();
+        let written = OutputFile::create(&mounted)
+            .and_then(|mut file| file.write_all(b"new").and_then(|()| file.finish()));
+        rustix::mount::unmount(&mounted, rustix::mount::UnmountFlags::DETACH).unwrap();
+        written.unwrap();
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "new");
     }
 
     /// As /dev/stdout when it is a file that was deleted.

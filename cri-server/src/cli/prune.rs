@@ -136,10 +136,21 @@ impl SystemCommand {
         let before = used(&mut client).await?;
         containers(&mut client, &Filters::default()).await?;
         pods(&mut client).await?;
-        let code = if prune.volumes { volume::prune(&mut client).await?.report() } else { ExitCode::SUCCESS };
+        let code = if prune.volumes { unused_volumes(&mut client).await } else { ExitCode::SUCCESS };
         images(&mut client, prune.all).await?;
         report(&mut client, before).await?;
         Ok(code)
+    }
+}
+
+/// Removes the unused volumes. When their users are not known, the images are removed all the same.
+async fn unused_volumes(client: &mut Client) -> ExitCode {
+    match volume::prune(client).await {
+        Ok(pruned) => pruned.report(),
+        Err(error) => {
+            print::warning(format_args!("crisp: no volume is removed: {error:#}"));
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -133,7 +133,7 @@ impl From<StoreError> for PullCause {
     }
 }
 
-fn mirror_kind(error: &MirrorError) -> ErrorKind {
+pub(super) fn mirror_kind(error: &MirrorError) -> ErrorKind {
     match error {
         MirrorError::Registry { .. } => ErrorKind::InvalidArgument,
         MirrorError::Read { .. } | MirrorError::HostsFile(_) => ErrorKind::FailedPrecondition,

@@ -1,5 +1,6 @@
 //! Keeps layers from being collected.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -116,7 +117,12 @@ impl Drop for KeepAll {
             if state.keep_all > 0 {
                 return;
             }
-            std::mem::take(&mut state.postponed)
+            // Those that are held wait for their holds.
+            let (held, free): (HashSet<DiffId>, HashSet<DiffId>) = std::mem::take(&mut state.postponed)
+                .into_iter()
+                .partition(|diff| state.users.contains_key(diff));
+            state.postponed = held;
+            free
         };
         // Also without layers: replaced damaged copies may have waited.
         Inner::collect_later(&self.store, postponed.into_iter().collect());

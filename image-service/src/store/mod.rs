@@ -248,6 +248,13 @@ impl State {
         self.users.contains_key(diff) || self.in_an_image(diff)
     }
 
+    /// Those of `layers` that must stay. Lists wait for the lock: one look at all images is enough.
+    fn needed_of(&self, layers: &[DiffId]) -> HashSet<DiffId> {
+        let asked: HashSet<&DiffId> = layers.iter().collect();
+        let used = self.images.values().flat_map(|stored| stored.record.lower()).chain(self.users.keys());
+        used.filter(|diff| asked.contains(*diff)).cloned().collect()
+    }
+
     /// Whether the layer's archive hides everything below its root.
     fn hides_below(&self, diff: &DiffId) -> bool {
         self.layers.get(diff).is_some_and(|layer| layer.record.opaque_root)

@@ -29,7 +29,9 @@ impl Store {
             let mut state = inner.state_mut();
             state.collecting = true;
             let old = state.layers.values().filter(|layer| layer.record.boot_id != clock::boot_id());
-            let old: Vec<DiffId> = old.map(|layer| layer.record.diff_id.clone()).collect();
+            let old = old.map(|layer| layer.record.diff_id.clone());
+            // Holds may have ended before.
+            let old: Vec<DiffId> = old.chain(state.postponed.iter().cloned()).collect();
             (std::mem::take(&mut state.leftovers), std::mem::take(&mut state.aside), old)
         };
         inner.delete_surplus(aside);
@@ -47,11 +49,12 @@ impl Store {
     /// [`StoreError::ImageMissing`], or the record cannot be removed.
     pub fn remove_image(&self, id: &ImageId) -> Result<(), StoreError> {
         let inner = &self.inner;
-        {
+        let removed = {
             let _writing = inner.writing();
-            inner.remove_record(id)?;
-        }
-        self.collect_unused()
+            inner.remove_record(id)?
+        };
+        // Also after a failed sync: the image is gone, and no retry would collect its layers.
+        self.collect_unused().and(removed)
     }
 
     /// Removes one tag, as `rmi` does. The image is removed with its last tag.
@@ -61,7 +64,7 @@ impl Store {
     pub fn untag(&self, id: &ImageId, tag: &Reference) -> Result<Removed, StoreError> {
         let inner = &self.inner;
         let name = tag.digest().map(|digest| tag.repo_digest(digest)).or_else(|| tag.repo_tag());
-        {
+        let removed = {
             let _writing = inner.writing();
             let others = {
                 let state = inner.state();
@@ -72,9 +75,9 @@ impl Store {
                 inner.change(id, |record| record.names.retain(|n| Some(&n.name) != name.as_ref()))?;
                 return Ok(Removed::Untagged(id.clone()));
             }
-            inner.remove_record(id)?;
-        }
-        self.collect_unused()?;
+            inner.remove_record(id)?
+        };
+        self.collect_unused().and(removed)?;
         Ok(Removed::Image(id.clone()))
     }
 
@@ -114,8 +117,9 @@ impl Inner {
         }
     }
 
-    /// Removes an image, first on disk. The caller has locked `writing`.
-    fn remove_record(&self, id: &ImageId) -> Result<(), StoreError> {
+    /// Removes an image, first on disk. The caller has locked `writing`. The inner result tells whether the removal,
+    /// which is done, is durable.
+    fn remove_record(&self, id: &ImageId) -> Result<Result<(), StoreError>, StoreError> {
         if !self.state().images.contains_key(id) {
             return Err(StoreError::ImageMissing(id.clone()));
         }
@@ -132,7 +136,7 @@ impl Inner {
                 state.postponed.extend(held);
             }
         }
-        sync::folder(&self.layout.images())
+        Ok(sync::folder(&self.layout.images()))
     }
 
     /// Removes those of `layers` that nothing needs, and replaced damaged copies that nothing uses.
@@ -155,11 +159,12 @@ impl Inner {
             paths.extend(Vec::into_iter(unused).map(|(_, path)| path));
             // Until the next start they may belong to an image that could not be read.
             let layers = if state.has_unread { &[] } else { layers };
+            let needed = state.needed_of(layers);
             for diff in layers {
                 if !state.users.contains_key(diff) {
                     state.postponed.remove(diff);
                 }
-                if !state.needs(diff) && state.layers.remove(diff).is_some() {
+                if !needed.contains(diff) && state.layers.remove(diff).is_some() {
                     paths.push(self.layout.layer(diff).path().to_owned());
                 }
             }

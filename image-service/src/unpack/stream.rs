@@ -84,7 +84,7 @@ pub(crate) fn run<T, E>(
             Content { content, returned, hasher: Hasher::new(algorithm), buffer: Vec::new(), at: 0 };
         let consumed = consume(&mut content);
         let hasher = content.close();
-        // A panic there is a bug; it is reported as damage and does not end the server.
+        // A panic there is a bug. It ends the server, as everywhere in a release; in tests it is reported as damage.
         let fed = decompressor
             .join()
             .unwrap_or_else(|_| Err(Fault::Source(io::Error::other("the decompressor failed"))));

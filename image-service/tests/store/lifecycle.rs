@@ -204,6 +204,25 @@ fn a_layer_that_was_held_while_its_image_was_removed_goes_with_the_hold() {
 }
 
 #[test]
+fn a_layer_that_was_held_while_no_layer_could_go_goes_with_the_hold() {
+    let fixture = Fixture::new();
+    let [own, _, _] = layers(&fixture);
+    let image = fixture.store.commit_image(image("one", &[&own], "1")).unwrap();
+    let (all, hold) = (fixture.store.keep_all(), fixture.store.hold(std::slice::from_ref(&own)));
+    fixture.store.remove_image(&image.id).unwrap();
+    drop(all);
+    // The collection of what was kept is over after another one.
+    fixture.store.collect_unused().unwrap();
+    assert!(fixture.store.has_layer(&own));
+    drop(hold);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while fixture.store.has_layer(&own) {
+        assert!(std::time::Instant::now() < deadline, "the hold took nothing with it");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
 fn an_image_without_its_layers_or_with_other_bytes_is_refused() {
     let fixture = Fixture::new();
     let missing = DiffId::parse(&format!("sha256:{}", "1".repeat(64))).unwrap();

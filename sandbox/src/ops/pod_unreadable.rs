@@ -104,7 +104,9 @@ fn unlist(service: &ServiceState, id: &PodId) {
 }
 
 async fn recover_unusable(service: &Arc<ServiceState>, id: &PodId, error: &LoadError) {
-    let pid = monitor_process::find(id);
+    // A look at all processes: others are recovered meanwhile.
+    let of_pod = id.clone();
+    let pid = tokio::task::spawn_blocking(move || monitor_process::find(&of_pod)).await.ok().flatten();
     let link = match probe(service, id, pid, ANSWER).await {
         Probe::Gone => {
             clear_away(service, id, error);

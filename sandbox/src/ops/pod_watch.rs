@@ -118,15 +118,22 @@ pub(crate) async fn reached(
     pod: &Arc<Pod>,
     link: MonitorLink,
 ) -> Option<MonitorLink> {
-    if pod.netlink().is_none()
-        && let Ok(network) = link.within(ANSWER[0]).network().await
-    {
-        pod.set_netlink(PodNetlink::new(network.netlink));
-    }
+    let network = match pod.netlink() {
+        Some(_) => None,
+        None => link.within(ANSWER[0]).network().await.ok(),
+    };
     if !pod.status().state.may_run() {
         return None;
     }
+    if let Some(network) = network {
+        pod.set_netlink(PodNetlink::new(network.netlink));
+    }
     pod.set_link(link.clone());
+    // A stop that has ended meanwhile came too early for these: they would keep the network namespace.
+    if pod.status().state.is_torn_down() {
+        pod.disconnect();
+        return None;
+    }
     let _ = pod.status.show(PodStatus::answering);
     service.emit(PodEvent::Connected(pod.clone()));
     Some(link)

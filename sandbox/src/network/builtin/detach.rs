@@ -49,22 +49,27 @@ impl Builtin {
         let detached: Vec<BuiltinRecord> = self.state().detached.values().cloned().collect();
         let Some(first) = detached.first() else { return Ok(false) };
         let mut socket = route_socket()?;
+        let (mut deleted, mut failure) = (detached.iter().collect::<Vec<_>>(), None);
         if delete_group(&mut socket, self.group()).is_err() {
-            // One of them cannot be deleted with the others: this finds out which.
-            for record in &detached {
-                delete_link(&mut socket, &record.veth).map_err(failed(record))?;
-            }
+            // One of them cannot be deleted with the others: the others go.
+            deleted.retain(|record| match delete_link(&mut socket, &record.veth) {
+                Ok(_) => true,
+                Err(error) => {
+                    failure.get_or_insert(failed(record)(error));
+                    false
+                }
+            });
         }
         tracing::debug!(
-            pods = detached.len(),
+            pods = deleted.len(),
             bridge = first.bridge,
             "deleted the interfaces of detached pods"
         );
-        for record in &detached {
+        for record in deleted {
             self.records.remove(&record.pod)?;
             self.state().forget(&record.pod);
         }
-        Ok(true)
+        failure.map_or(Ok(true), Err)
     }
 
     /// [`Self::reap`] until no detached pod is left; returns at once when another thread does that already.

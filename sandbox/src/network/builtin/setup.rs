@@ -54,6 +54,10 @@ impl Builtin {
 
     /// Restores bridge and tables that another program removed, if pods need them.
     pub(in crate::network) fn keep_up(&self) -> Result<(), NetworkError> {
+        if !self.state().orphans.is_empty() {
+            // Their addresses are free again, and changed settings are in force once the last pod is gone.
+            self.prune_orphans()?;
+        }
         if !self.state().is_used() {
             return Ok(());
         }
