@@ -1,7 +1,8 @@
 //! The shared state of all operations on pods.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crisp_executor::cgroup::Cgroups;
@@ -65,6 +66,8 @@ pub(crate) struct ServiceState {
     pub(crate) networks: Networks,
     pub(crate) metrics: Metrics,
     pub(crate) table: PodTable,
+    /// Pods without a usable record that are being recovered: they may be in no table yet.
+    pub(crate) recovering: Mutex<BTreeSet<PodId>>,
     /// Making, stopping and removing one pod exclude each other.
     locks: KeyedLocks<PodId>,
     events: broadcast::Sender<PodEvent>,
@@ -81,6 +84,7 @@ impl ServiceState {
             networks: config.networks,
             metrics: metrics.clone(),
             table: PodTable::default(),
+            recovering: Mutex::default(),
             locks: KeyedLocks::default(),
             events: broadcast::Sender::new(1024),
         }

@@ -23,6 +23,7 @@ mod remove;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
 use crisp_executor::cgroup::CgroupPath;
 use crisp_executor::ids::{ContainerId, PodId};
@@ -138,6 +139,12 @@ impl Owners<'_> {
     fn living(&self, id: &str) -> Option<Owner> {
         if let Some(pod) = PodId::parse(id).ok().filter(|pod| self.service.table.get(pod).is_some()) {
             return Some(Owner::Pod(pod));
+        }
+        let is_recovered = |pod: &PodId| {
+            self.service.recovering.lock().unwrap_or_else(PoisonError::into_inner).contains(pod)
+        };
+        if PodId::parse(id).is_ok_and(|pod| is_recovered(&pod)) {
+            return Some(Owner::Server("a pod that is being recovered".to_owned()));
         }
         // The disk may refuse to read it now.
         if PodId::parse(id).is_ok_and(|pod| self.service.layout.record(&pod).try_exists().unwrap_or(true)) {

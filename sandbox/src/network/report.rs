@@ -35,8 +35,8 @@ pub(crate) enum Standing {
     OfNetwork(String),
     /// A packet rule of this network that no pod needs.
     StrayRule(String),
-    /// An interface without a record.
-    Unrecorded { is_on_bridge: bool },
+    /// An interface without a record. One that was there when this server started may be of a pod whose record is lost.
+    Unrecorded { is_on_bridge: bool, may_be_lost: bool },
 }
 
 impl NetworkReport {

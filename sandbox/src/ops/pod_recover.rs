@@ -12,7 +12,7 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use std::{fs, io};
 
@@ -74,7 +74,9 @@ fn load(service: &Arc<ServiceState>, id: PodId, tasks: &mut JoinSet<()>) {
             tasks.spawn(async move { take_up(&service, &pod, next).await });
         }
         Err(error) => {
+            let recovering = Recovering::begin(&service, &id);
             tasks.spawn(async move {
+                let _recovering = recovering;
                 if let Some((record, lock)) = pod_unreadable::recover(&service, &id, error).await {
                     let (pod, next) = list(&service, record);
                     drop(lock);
@@ -82,6 +84,25 @@ fn load(service: &Arc<ServiceState>, id: PodId, tasks: &mut JoinSet<()>) {
                 }
             });
         }
+    }
+}
+
+/// A pod without a usable record, until it is listed or cleared away: nothing of it is without an owner meanwhile.
+struct Recovering {
+    service: Arc<ServiceState>,
+    id: PodId,
+}
+
+impl Recovering {
+    fn begin(service: &Arc<ServiceState>, id: &PodId) -> Self {
+        service.recovering.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+        Self { service: service.clone(), id: id.clone() }
+    }
+}
+
+impl Drop for Recovering {
+    fn drop(&mut self) {
+        self.service.recovering.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 

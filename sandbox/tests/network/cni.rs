@@ -3,48 +3,12 @@
 use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
+use crate::plugins::{RESULT, TWO, calls, plugin, scripted, two, write_config};
 use crate::support::{Namespace, SECOND, block_on, config, on_private_host, port, sh, traces};
 use crisp_sandbox::network::{NetworkConfig, Networks, Protocol};
-
-pub fn write_config(dir: &Path, name: &str, text: &str) {
-    fs::create_dir_all(dir.join("net.d")).unwrap();
-    fs::write(dir.join("net.d").join(name), text).unwrap();
-}
-
-/// A plugin that notes each call with its input, and then does what `body` says.
-pub fn plugin(dir: &Path, name: &str, body: &str) {
-    let bin = dir.join("bin");
-    fs::create_dir_all(&bin).unwrap();
-    let calls = dir.join("calls");
-    let script = format!(
-        "#!/bin/sh\ninput=$(cat)\necho \"$CNI_COMMAND {name} ns=$CNI_NETNS $CNI_IFNAME $CNI_ARGS $input\" >>{}\n{body}\n",
-        calls.display()
-    );
-    fs::write(bin.join(name), script).unwrap();
-    fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-pub const RESULT: &str = r#"echo '{"cniVersion":"1.0.0","ips":[{"address":"10.9.0.7/24"}]}'"#;
-
-/// The verbs and plugins called so far, in order.
-pub fn calls(dir: &Path) -> Vec<String> {
-    let text = fs::read_to_string(dir.join("calls")).unwrap_or_default();
-    // The versions are asked for in the background.
-    let lines = text.lines().filter(|line| !line.starts_with("VERSION"));
-    lines.map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect()
-}
-
-pub fn scripted(dir: &Path) -> NetworkConfig {
-    NetworkConfig { cni_bin_dirs: vec![dir.join("bin"), dir.join("more")], ..config(dir) }
-}
-
-pub const TWO: &str = r#"{"cniVersion":"1.0.0","name":"two","plugins":[{"type":"first"},
-    {"type":"second","capabilities":{"portMappings":true}}]}"#;
 
 fn connects(address: &str) -> bool {
     TcpStream::connect_timeout(&address.parse::<SocketAddr>().unwrap(), SECOND).is_ok()
@@ -154,13 +118,9 @@ fn plugins_are_told_what_the_specification_promises() {
 #[test]
 fn a_failing_add_is_taken_back_and_both_failures_are_told() {
     on_private_host(module_path!(), "a_failing_add_is_taken_back_and_both_failures_are_told", || {
-        let dir = tempfile::tempdir().unwrap();
-        write_config(dir.path(), "10.conflist", TWO);
-        plugin(dir.path(), "first", RESULT);
         let fails = r#"[ $CNI_COMMAND = DEL ] || { echo '{"code":7,"msg":"no cable"}'; exit 1; }"#;
-        plugin(dir.path(), "second", fails);
         let before = traces();
-        let networks = Networks::open(&scripted(dir.path())).unwrap();
+        let (dir, networks) = two(RESULT, fails);
         let pod = Namespace::new();
         block_on(async {
             let error =
@@ -313,11 +273,7 @@ fn a_record_that_outlived_a_reboot_is_given_back_without_its_namespace() {
         module_path!(),
         "a_record_that_outlived_a_reboot_is_given_back_without_its_namespace",
         || {
-            let dir = tempfile::tempdir().unwrap();
-            write_config(dir.path(), "10.conflist", TWO);
-            plugin(dir.path(), "first", RESULT);
-            plugin(dir.path(), "second", RESULT);
-            let networks = Networks::open(&scripted(dir.path())).unwrap();
+            let (dir, networks) = two(RESULT, RESULT);
             let pod = Namespace::new();
             block_on(async {
                 pod.attach(&networks, &[]).await.unwrap();
@@ -384,11 +340,7 @@ fn newer_plugins_are_asked_for_status_and_told_of_live_pods_only_where_the_serve
 #[test]
 fn names_that_would_break_out_of_cni_args_are_refused() {
     on_private_host(module_path!(), "names_that_would_break_out_of_cni_args_are_refused", || {
-        let dir = tempfile::tempdir().unwrap();
-        write_config(dir.path(), "10.conflist", TWO);
-        plugin(dir.path(), "first", RESULT);
-        plugin(dir.path(), "second", RESULT);
-        let networks = Networks::open(&scripted(dir.path())).unwrap();
+        let (dir, networks) = two(RESULT, RESULT);
         let pod = Namespace::new();
         let mut request = pod.request(&[]);
         request.name = "a;IP=10.0.0.1".to_owned();

@@ -8,7 +8,7 @@ use std::slice::from_ref;
 
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
 
-use crate::cni::{RESULT, TWO, calls, plugin, scripted, write_config};
+use crate::plugins::{RESULT, TWO, calls, plugin, scripted, write_config};
 use crate::support::{Namespace, block_on, on_private_host, sh};
 
 const ONE: &str = r#"{"cniVersion":"1.1.0","name":"one","plugins":[{"type":"only"}]}"#;

@@ -10,7 +10,7 @@ use crisp_sandbox::network::{
     AttachRequest, NETWORKS_ANNOTATION, NetworkConfig, NetworkKind, Networks, Protocol,
 };
 
-use crate::cni::{RESULT, TWO, calls, plugin, scripted, write_config};
+use crate::plugins::{RESULT, TWO, calls, plugin, scripted, two, write_config};
 use crate::support::{Namespace, ask_twice, block_on, on_private_host, port, sh, tell_callers_who_they_are};
 
 const LAN: &str = r#"{"cniVersion":"1.0.0","name":"lan","plugins":[
@@ -92,12 +92,7 @@ fn a_pod_joins_the_networks_that_it_names() {
 fn networks_that_a_pod_cannot_have_are_refused_before_anything_runs() {
     let name = "networks_that_a_pod_cannot_have_are_refused_before_anything_runs";
     on_private_host(module_path!(), name, || {
-        let dir = tempfile::tempdir().unwrap();
-        write_config(dir.path(), "10.conflist", TWO);
-        for name in ["first", "second"] {
-            plugin(dir.path(), name, RESULT);
-        }
-        let networks = Networks::open(&scripted(dir.path())).unwrap();
+        let (dir, networks) = two(RESULT, RESULT);
         let pod = Namespace::new();
         for (asked, why) in [
             (
@@ -182,12 +177,8 @@ fn plugins_get_what_they_ask_for_about_the_first_network() {
 #[test]
 fn check_asks_the_plugins_with_the_result_that_they_gave() {
     on_private_host(module_path!(), "check_asks_the_plugins_with_the_result_that_they_gave", || {
-        let dir = tempfile::tempdir().unwrap();
-        write_config(dir.path(), "10.conflist", TWO);
-        plugin(dir.path(), "first", RESULT);
         let finds = "[ $CNI_COMMAND != CHECK ] || { echo '{\"msg\":\"the rule is gone\"}'; exit 1; }";
-        plugin(dir.path(), "second", &format!("{finds}; {RESULT}"));
-        let networks = Networks::open(&scripted(dir.path())).unwrap();
+        let (dir, networks) = two(RESULT, &format!("{finds}; {RESULT}"));
         let (pod, other, old) = (Namespace::new(), Namespace::new(), Namespace::new());
         block_on(async {
             pod.attach(&networks, &[]).await.unwrap();
@@ -257,12 +248,7 @@ fn a_plugin_that_does_not_speak_the_version_is_named_with_those_it_speaks() {
 #[test]
 fn results_are_kept_as_libcni_keeps_them() {
     on_private_host(module_path!(), "results_are_kept_as_libcni_keeps_them", || {
-        let dir = tempfile::tempdir().unwrap();
-        write_config(dir.path(), "10.conflist", TWO);
-        for name in ["first", "second"] {
-            plugin(dir.path(), name, RESULT);
-        }
-        let networks = Networks::open(&scripted(dir.path())).unwrap();
+        let (dir, networks) = two(RESULT, RESULT);
         let pod = Namespace::new();
         block_on(pod.attach(&networks, &[port(Protocol::Udp, 30053, 53)])).unwrap();
         let path = dir.path().join(format!("cache/results/two-{}-eth0", pod.id));
@@ -286,11 +272,7 @@ fn results_are_kept_as_libcni_keeps_them() {
 #[test]
 fn a_pod_is_not_held_for_ever_by_a_plugin_that_fails_for_ever() {
     on_private_host(module_path!(), "a_pod_is_not_held_for_ever_by_a_plugin_that_fails_for_ever", || {
-        let dir = tempfile::tempdir().unwrap();
-        write_config(dir.path(), "10.conflist", TWO);
-        plugin(dir.path(), "first", RESULT);
-        plugin(dir.path(), "second", RESULT);
-        let networks = Networks::open(&scripted(dir.path())).unwrap();
+        let (dir, networks) = two(RESULT, RESULT);
         let (pod, other) = (Namespace::new(), Namespace::new());
         let ports = [port(Protocol::Tcp, 8080, 80)];
         block_on(async {
@@ -334,11 +316,7 @@ async fn given_up(dir: &Path, networks: &Networks) -> Namespace {
 #[test]
 fn a_port_is_free_soon_after_its_plugin_works_again() {
     on_private_host(module_path!(), "a_port_is_free_soon_after_its_plugin_works_again", || {
-        let dir = tempfile::tempdir().unwrap();
-        write_config(dir.path(), "10.conflist", TWO);
-        plugin(dir.path(), "first", RESULT);
-        plugin(dir.path(), "second", RESULT);
-        let networks = Networks::open(&scripted(dir.path())).unwrap();
+        let (dir, networks) = two(RESULT, RESULT);
         let next = Namespace::new();
         let ports = [port(Protocol::Tcp, 8080, 80)];
         block_on(async {
@@ -361,11 +339,7 @@ fn a_port_is_free_soon_after_its_plugin_works_again() {
 #[test]
 fn rules_come_back_while_a_plugin_hangs() {
     on_private_host(module_path!(), "rules_come_back_while_a_plugin_hangs", || {
-        let dir = tempfile::tempdir().unwrap();
-        write_config(dir.path(), "10.conflist", TWO);
-        plugin(dir.path(), "first", RESULT);
-        plugin(dir.path(), "second", RESULT);
-        let networks = Networks::open(&scripted(dir.path())).unwrap();
+        let (dir, networks) = two(RESULT, RESULT);
         let pod = Namespace::new();
         let mut request = pod.request(&[]);
         request.annotations.insert(NETWORKS_ANNOTATION.to_owned(), "default@eth0".to_owned());

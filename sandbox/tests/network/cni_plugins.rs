@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crisp_sandbox::network::{NETWORKS_ANNOTATION, Networks, Protocol};
 use serde_json::{Value, json};
 
-use crate::cni::write_config;
+use crate::plugins::write_config;
 use crate::support::{
     Namespace, SECOND, ask, ask_from, block_on, config, on_private_host, outside, port, sh,
     tell_callers_who_they_are,

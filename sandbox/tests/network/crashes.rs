@@ -13,7 +13,7 @@ use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks, PodNetlink, P
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::cni::{RESULT, calls, plugin, scripted, write_config};
+use crate::plugins::{RESULT, calls, plugin, scripted, write_config};
 use crate::support::{Namespace, block_on, config, on_private_host, port, sh, traces};
 
 const JOB: &str = "CRISP_TEST_CRASHING_SERVER";

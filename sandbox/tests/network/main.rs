@@ -13,6 +13,7 @@ mod dual_stack;
 mod firewalls;
 mod host_ports;
 mod named;
+mod plugins;
 mod pod_cidr;
 mod routers;
 mod scale;

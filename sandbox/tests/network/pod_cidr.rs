@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks, PodCidrError, PodCidrsV6};
 
-use crate::cni::{RESULT, plugin, scripted, write_config};
+use crate::plugins::{RESULT, plugin, scripted, write_config};
 use crate::support::{Namespace, block_on, config, on_private_host, sh};
 
 fn open_pools(dir: &Path) -> NetworkConfig {

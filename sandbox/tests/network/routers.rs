@@ -5,7 +5,7 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use crisp_sandbox::network::{Connection, NetworkConfig, NetworkKind, Networks, NewNetwork, PodCidrsV6};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with, sockopt};
 
-use crate::cni::{RESULT, TWO, plugin, scripted, write_config};
+use crate::plugins::{RESULT, two};
 use crate::support::{Namespace, block_on, config, on_private_host, outside, sh};
 
 /// A router advertisement for the prefix 2001:db8:bad::/64; the kernel fills the checksum in.
@@ -124,11 +124,7 @@ fn no_pod_is_taken_for_a_router_and_the_host_keeps_its_own() {
 fn a_pod_of_plugins_that_joins_a_network_takes_no_pod_of_it_for_a_router() {
     let name = "a_pod_of_plugins_that_joins_a_network_takes_no_pod_of_it_for_a_router";
     on_private_host(module_path!(), name, || {
-        let dir = tempfile::tempdir().unwrap();
-        write_config(dir.path(), "10.conflist", TWO);
-        plugin(dir.path(), "first", RESULT);
-        plugin(dir.path(), "second", RESULT);
-        let networks = Networks::open(&scripted(dir.path())).unwrap();
+        let (_dir, networks) = two(RESULT, RESULT);
         let pod = Namespace::new();
         let connection = Connection { network: "default".to_owned(), ..Connection::default() };
         block_on(async {

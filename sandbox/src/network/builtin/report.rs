@@ -68,7 +68,10 @@ impl Builtin {
             None if state.detached.values().any(|record| record.veth == link.name) => {
                 Standing::OfNetwork("the pod that had it is gone; it is deleted in a moment".to_owned())
             }
-            None if has_name_of_veth(link) => Standing::Unrecorded { is_on_bridge: true },
+            None if has_name_of_veth(link) => Standing::Unrecorded {
+                is_on_bridge: true,
+                may_be_lost: state.orphans.contains_key(&link.name),
+            },
             None => Standing::OfNetwork("another program put it on the bridge".to_owned()),
         };
         NetworkThing { kind: "interface", name: link.name.clone(), standing }

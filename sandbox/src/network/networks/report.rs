@@ -26,7 +26,7 @@ impl Networks {
         report.things.extend(loose.map(|link| NetworkThing {
             kind: "interface",
             name: link.name.clone(),
-            standing: Standing::Unrecorded { is_on_bridge: false },
+            standing: Standing::Unrecorded { is_on_bridge: false, may_be_lost: false },
         }));
         report.things.extend(self.0.cni.report());
         let ports = self.0.ports.all().into_iter();
