@@ -11,7 +11,7 @@ use super::listing::Format;
 use super::pull::{credentials_of_environment, pull};
 use super::{Client, json};
 use crate::print;
-use crate::table::size;
+use crate::table::{size, without_control};
 
 /// Check the unpacked layers of images
 ///
@@ -54,7 +54,8 @@ impl Check {
         let mut layers = Vec::new();
         while let Some(layer) = replies.message().await.map_err(refused)? {
             if !self.output.is_document() && !is(&layer, LayerCondition::ConditionSound) {
-                print::best_effort(line(&layer));
+                // It has names of files of the layer.
+                print::best_effort(without_control(&line(&layer)));
             }
             layers.push(layer);
         }

@@ -19,7 +19,7 @@ use crate::cli::endpoint;
 use crate::config::{ListenAddress, Settings};
 use crate::print;
 use crate::rpc_error::refused;
-use crate::table::Table;
+use crate::table::{Table, without_control};
 
 /// Run Kubernetes manifests under the server, which supervises them
 ///
@@ -185,7 +185,8 @@ pub fn unknown(status: Status) -> anyhow::Error {
 async fn show(mut events: Streaming<StandaloneEvent>) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     while let Some(StandaloneEvent { pod, text, is_failure }) = events.message().await.map_err(refused)? {
-        notice(format_args!("{pod}: {text}"));
+        // A container chooses a part of it.
+        notice(without_control(&format!("{pod}: {text}")));
         if is_failure {
             code = ExitCode::FAILURE;
         }

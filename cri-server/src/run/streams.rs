@@ -81,8 +81,10 @@ impl Streams {
     ) -> T {
         *self.lock() = Some((runtime.clone(), id.to_owned()));
         self.is_shown.store(false, Ordering::Relaxed);
-        self.has_run.store(true, Ordering::Relaxed);
-        if let Err(error) = write_id(&self.options, id) {
+        // Of the first container: the file is there when it is started again.
+        if !self.has_run.swap(true, Ordering::Relaxed)
+            && let Err(error) = write_id(&self.options, id)
+        {
             notice(format_args!("{error:#}"));
         }
         let session = async {

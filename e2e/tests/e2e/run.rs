@@ -1,7 +1,10 @@
 //! `crisp run` next to a server and other runs, with users who stop and remove pods and who do not read.
 
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use crisp_e2e::machine::crisp;
 use crisp_e2e::standalone::{Host, Standalone, manifest, processes_with};
 use crisp_e2e::{Image, Lab, Machine, Result, Setup, needs, request};
 use k8s_cri::v1::{ContainerState, PodSandboxState, PodSandboxStatusRequest};
@@ -14,6 +17,30 @@ async fn machine() -> Result<(Machine, Host, String)> {
     let image = machine.registry().push("busybox", "1", &Image::busybox().build())?;
     let host = Host::new(&machine)?;
     Ok((machine, host, image))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_logs_of_a_run_are_followed_to_its_end() -> Result<()> {
+    needs!("docker-registry", "busybox", "unshare", "nsenter");
+    let (machine, host, image) = machine().await?;
+    let line = "for i in 1 2 3 4 5 6 7 8 9; do echo $i; sleep 0.5; done";
+    let pod = manifest(&image, "  restartPolicy: Never\n", &[("web", line)]);
+    let mut run = host.start("a", &pod, &NONE)?;
+    run.until("prints nothing", |run| run.output().contains('1')).await?;
+    // The log is in the folders that the run sees.
+    let mut command = Command::new("nsenter");
+    command.args(["--mount", "--target", &run.pid().to_string()]).arg(crisp());
+    command.args(["--listen", "unix:///run/crisp-run/crisp.sock", "logs", "-f", "alone/web"]);
+    let follower = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    assert!(run.end().await?.success(), "{}", run.errors());
+    let ended = Instant::now();
+    let output = tokio::task::spawn_blocking(|| follower.wait_with_output()).await??;
+    let text = String::from_utf8([output.stdout, output.stderr].concat())?;
+    assert!(output.status.success(), "{text}");
+    assert_eq!(text, "1\n2\n3\n4\n5\n6\n7\n8\n9\n");
+    assert!(ended.elapsed() < Duration::from_secs(15), "{:?}", ended.elapsed());
+    drop(host);
+    machine.close().await
 }
 
 /// A pod of a server with one running container; returns their ids.

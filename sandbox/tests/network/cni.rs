@@ -340,7 +340,7 @@ fn newer_plugins_are_asked_for_status_and_told_of_live_pods_only_where_the_serve
 #[test]
 fn names_that_would_break_out_of_cni_args_are_refused() {
     on_private_host(module_path!(), "names_that_would_break_out_of_cni_args_are_refused", || {
-        let (dir, networks) = two(RESULT, RESULT);
+        let (_dir, networks) = two(RESULT, RESULT);
         let pod = Namespace::new();
         let mut request = pod.request(&[]);
         request.name = "a;IP=10.0.0.1".to_owned();

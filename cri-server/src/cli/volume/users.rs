@@ -198,6 +198,25 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_a_volume_is_found_below_a_root_that_is_a_link() {
+        crisp_skip::needs!("mount");
+        let folder = tempfile::tempdir().unwrap();
+        let (disk, root) = (folder.path().join("disk"), folder.path().join("root"));
+        std::os::unix::fs::symlink(&disk, &root).unwrap();
+        let volumes = layout::named_volumes(&root);
+        let (real_part, part) = (disk.join("run/u1/sub-paths/db/0"), root.join("run/u1/sub-paths/db/0"));
+        fs::create_dir_all(&real_part).unwrap();
+        let data = volumes.join("data/a");
+        fs::create_dir_all(&data).unwrap();
+        rustix::mount::mount_bind(&data, &real_part).unwrap();
+        let table = mount_table::read();
+        rustix::mount::unmount(&real_part, rustix::mount::UnmountFlags::DETACH).unwrap();
+        let places = Places { root: &root, real_root: real(&root), volumes: &volumes, table: table.unwrap() };
+        assert_eq!(places.volume_of(&part).as_deref(), Some("data"));
+        assert_eq!(places.volume_of(&root.join("run/u1")), None);
+    }
+
+    #[test]
     fn names_are_those_of_the_volumes_folder_alone() {
         let (root, volumes) = (Path::new("/"), Path::new("/v"));
         let places = Places { root, real_root: root.to_owned(), volumes, table: Vec::new() };
