@@ -11,6 +11,7 @@ mod crashes;
 mod dns;
 mod dual_stack;
 mod firewalls;
+mod flushed;
 mod host_ports;
 mod named;
 mod plugins;

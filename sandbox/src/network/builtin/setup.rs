@@ -9,7 +9,7 @@ use super::record::{BuiltinRecord, ChosenNetwork};
 use super::state::DnsSocket;
 use super::{Builtin, forwarding, open_socket, route_socket};
 use crate::network::netlink::{Protocol, Socket, rejoin};
-use crate::network::nft::{Limits, Published, Ruleset};
+use crate::network::nft::{Installed, Limits, Published, Ruleset};
 use crate::network::pools::{self, Pools};
 use crate::network::{NetlinkError, NetworkError, conntrack};
 
@@ -20,7 +20,7 @@ const INSTALL: &str = "install (nat, masquerade, fib and conntrack must be in th
 #[derive(Debug, Default)]
 pub(super) struct HostSetup {
     pub bridge_checked: bool,
-    pub table_installed: bool,
+    pub table: Option<Installed>,
     /// Kept open: closing one makes the kernel wait for everything that was deleted through any of them.
     rules_socket: Option<Socket>,
     pub mtu: Option<u32>,
@@ -74,7 +74,7 @@ impl Builtin {
         let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
         self.state().dns = sockets;
         // An earlier server may have left other sockets in the table.
-        setup.table_installed = false;
+        setup.table = None;
         self.ensure_table(&mut setup)?;
         let redirected: Vec<Published> = self.state().dns.iter().map(DnsSocket::published).collect();
         forget_flows(setup.rules_socket()?, &redirected);
@@ -156,13 +156,22 @@ impl Builtin {
 
     fn ensure_table(&self, setup: &mut HostSetup) -> Result<(), NetworkError> {
         let Some(rules) = self.ruleset() else { return Ok(()) };
-        let installed = setup.table_installed;
+        // Put back when it is intact: after an error it is installed again.
+        let before = setup.table.take();
         let socket = setup.rules_socket()?;
-        if installed && rules.exists(socket).map_err(self.rules_failed("look up"))? {
-            return Ok(());
+        if let Some(mut installed) = before {
+            if rules.is_intact(socket, &mut installed).map_err(self.rules_failed("look up"))? {
+                setup.table = Some(installed);
+                return Ok(());
+            }
+            let table = rules.name();
+            tracing::warn!(
+                table,
+                "another program removed packet rules of pods, which are installed again: it must leave tables of this name alone"
+            );
         }
-        rules.install(socket, &self.all_published()).map_err(self.rules_failed(INSTALL))?;
-        setup.table_installed = true;
+        let installed = rules.install(socket, &self.all_published()).map_err(self.rules_failed(INSTALL))?;
+        setup.table = Some(installed);
         for conflict in self.conflicts(setup) {
             warn(&self.name, &conflict);
         }
@@ -212,8 +221,9 @@ impl Builtin {
             .into_iter()
             .filter(|port| !record.addresses().any(|ip| ip == port.pod))
             .collect();
-        rules.install(socket, &others).map_err(self.rules_failed("renew"))?;
+        let installed = rules.install(socket, &others).map_err(self.rules_failed("renew"))?;
         forget_flows(socket, &ports);
+        setup.table = Some(installed);
         Ok(())
     }
 
@@ -228,7 +238,7 @@ impl Builtin {
         let bridge = self.bridge();
         let mut socket = route_socket()?;
         // An existing bridge is this server's: find() refuses a bridge of another owner under this name.
-        if bridge.find(&mut socket)?.is_some() || setup.table_installed {
+        if bridge.find(&mut socket)?.is_some() || setup.table.is_some() {
             if let Some(rules) = self.ruleset().or_else(|| self.unused_ruleset()) {
                 delete_table(&mut setup, &rules)?;
             }

@@ -63,6 +63,11 @@ impl Messages {
         self
     }
 
+    /// The number of messages with this name.
+    pub(in crate::network) fn count(&self, step: &str) -> usize {
+        self.entries.iter().filter(|entry| entry.step == step).count()
+    }
+
     fn start(
         &mut self,
         step: &'static str,

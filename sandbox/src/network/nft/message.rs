@@ -77,6 +77,8 @@ pub(super) enum Kind {
     NewElements = 12,
     GetElements = 13,
     DelElements = 14,
+    NewGeneration = 15,
+    GetGeneration = 16,
 }
 
 impl Kind {

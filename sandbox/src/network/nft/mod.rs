@@ -20,10 +20,12 @@
 mod chains;
 mod elements;
 mod expression;
+mod intact;
 mod message;
 mod strays;
 mod table;
 
 pub(super) use chains::{Chain, chains, table_names};
 pub(super) use elements::Published;
+pub(super) use intact::Installed;
 pub(super) use table::{BRIDGES, Limits, Ruleset};

@@ -5,6 +5,7 @@ use rustix::io::Errno;
 
 use super::elements::{self, BY_ADDRESS, BY_PORT, Published, TARGETS};
 use super::expression::{self, Expression as E};
+use super::intact::{self, Installed};
 use super::message::{APPEND, Family, Kind, NLM_F_CREATE, batch, start};
 use super::strays::{self, Stray};
 use crate::network::netlink::{Messages, NetlinkError, Socket};
@@ -40,6 +41,9 @@ const PORT_KEY: (u32, u32) = (TYPE_PROTOCOL << 6 | TYPE_PORT, 8);
 
 /// The group of the bridges of all servers: other programs number their groups from 1 on.
 pub(in crate::network) const BRIDGES: u32 = 0x6372_6970;
+
+/// The step that adds a rule.
+const ADD_RULE: &str = "add rule";
 
 const PREROUTING: u32 = 0;
 const FORWARD: u32 = 2;
@@ -96,8 +100,8 @@ impl Ruleset {
         &self,
         socket: &mut Socket,
         ports: &[Published],
-    ) -> Result<(), NetlinkError> {
-        socket.run(batch(|m| {
+    ) -> Result<Installed, NetlinkError> {
+        let messages = batch(|m| {
             for table in &self.tables {
                 // Deleting a missing table is an error, so it is made first.
                 self.table(m, table.family, "create table", Kind::NewTable, NLM_F_CREATE);
@@ -110,10 +114,27 @@ impl Ruleset {
                 self.masquerade(m, table);
             }
             elements::change(m, Kind::NewElements, &self.name, ports);
-        }))
+        });
+        let rules = messages.count(ADD_RULE);
+        socket.run(messages)?;
+        intact::look(socket, &self.families(), &self.name, rules)
     }
 
-    /// Whether the tables exist. Other programs flush whole rule sets.
+    /// Whether all rules of the tables are those that were installed. Other programs flush rule sets, tables
+    /// and chains, and administrators add rules, which may stay.
+    pub(in crate::network) fn is_intact(
+        &self,
+        socket: &mut Socket,
+        installed: &mut Installed,
+    ) -> Result<bool, NetlinkError> {
+        intact::check(socket, &self.families(), &self.name, installed)
+    }
+
+    fn families(&self) -> Vec<Family> {
+        self.tables.iter().map(|table| table.family).collect()
+    }
+
+    /// Whether the tables exist.
     pub(in crate::network) fn exists(&self, socket: &mut Socket) -> Result<bool, NetlinkError> {
         let mut messages = Messages::new();
         for table in &self.tables {
@@ -267,7 +288,7 @@ impl Ruleset {
     }
 
     fn rule(&self, m: &mut Messages, family: Family, chain: &str, expressions: &[E<'_>]) {
-        start(m, family, "add rule", Kind::NewRule, APPEND)
+        start(m, family, ADD_RULE, Kind::NewRule, APPEND)
             .attr_str(NFTA_RULE_TABLE, &self.name)
             .attr_str(NFTA_RULE_CHAIN, chain)
             .nest(NFTA_RULE_EXPRESSIONS, |m| expression::write(m, family, expressions));
