@@ -9,6 +9,9 @@ pub const DEFAULT_CNI_DEADLINE: Duration = Duration::from_secs(30);
 /// A file that is replaced by deleting and writing it is missing for a moment, or half written.
 const REPLACE_GRACE: Duration = Duration::from_secs(10);
 
+/// Such networks are rare, and the verb GC costs a process for each plugin.
+const COLLECT_INTERVAL: Duration = Duration::from_secs(300);
+
 /// The network of pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NetworkKind {
@@ -44,6 +47,8 @@ pub struct NetworkConfig {
     pub cni_cache_dir: PathBuf,
     /// How often the plugins check that the networks of pods are intact (CHECK); None for never.
     pub cni_check_interval: Option<Duration>,
+    /// How often networks of pods that are no more are looked for and given back.
+    pub collect_interval: Duration,
     /// Whether the CNI verb GC is used. It makes the plugins free every address of the network that does not
     /// belong to a pod of this server, so it must be the only runtime on that network. Without it, pods are
     /// detached only by their own records.
@@ -73,6 +78,7 @@ impl Default for NetworkConfig {
             cni_deadline: DEFAULT_CNI_DEADLINE,
             cni_cache_dir: "/var/lib/crisp/network".into(),
             cni_check_interval: None,
+            collect_interval: COLLECT_INTERVAL,
             cni_gc: false,
             pod_cidrs: PodCidrs::default(),
             pod_cidrs_v6: PodCidrsV6::default(),

@@ -4,6 +4,7 @@
 pub(crate) mod monitor_probe;
 pub(crate) mod monitor_process;
 pub(crate) mod monitor_start;
+pub(crate) mod network_collect;
 pub(crate) mod network_connect;
 pub(crate) mod network_upkeep;
 pub(crate) mod pod_recover;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::network_collect;
 use crate::namespace::NamespaceMode;
 use crate::network::{LostPod, Networks, interfaces};
 use crate::pod::Pod;
@@ -13,24 +14,30 @@ const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs until the service ends. Separate tasks: a plugin that hangs must not hold up the packet rules.
 pub(crate) fn start(service: &Arc<ServiceState>) {
-    every(service, [Duration::ZERO, INTERVAL], |networks| async move { networks.keep_up().await });
-    every(service, [Duration::ZERO, INTERVAL], |networks| async move { networks.retry_plugins().await });
+    every(service, [Duration::ZERO, INTERVAL], |_, networks| async move { networks.keep_up().await });
+    every(service, [Duration::ZERO, INTERVAL], |_, networks| async move { networks.retry_plugins().await });
+    let interval = service.networks.collect_interval();
+    every(service, [interval, interval], |service, networks| {
+        let stale = network_collect::stale(service);
+        async move { network_collect::give_back(&networks, stale).await }
+    });
     if let Some(interval) = service.networks.check_interval() {
-        every(service, [interval, interval], |networks| async move { networks.check_all().await });
+        every(service, [interval, interval], |_, networks| async move { networks.check_all().await });
     }
 }
 
-/// Does the work after the first pause, and then again and again with the second pause between.
+/// Does the work after the first pause, and then again and again with the second pause between. The work may
+/// last longer than the service.
 fn every<F: Future<Output = ()> + Send>(
     service: &Arc<ServiceState>,
     [first, pause]: [Duration; 2],
-    work: impl Fn(Networks) -> F + Send + 'static,
+    work: impl Fn(&ServiceState, Networks) -> F + Send + 'static,
 ) {
     let service = Arc::downgrade(service);
     tokio::spawn(async move {
         tokio::time::sleep(first).await;
-        while let Some(networks) = service.upgrade().map(|service| service.networks.clone()) {
-            work(networks).await;
+        while let Some(work) = service.upgrade().map(|service| work(&service, service.networks.clone())) {
+            work.await;
             tokio::time::sleep(pause).await;
         }
     });

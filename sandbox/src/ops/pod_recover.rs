@@ -21,7 +21,7 @@ use crisp_operation::record::private_folder;
 use tokio::task::JoinSet;
 
 use super::monitor_probe::{ANSWER, Probe, probe};
-use super::{network_upkeep, pod_remove, pod_unreadable, pod_watch};
+use super::{network_collect, network_upkeep, pod_remove, pod_unreadable, pod_watch};
 use crate::layout::Layout;
 use crate::pod::Pod;
 use crate::pod::record::PodRecord;
@@ -55,7 +55,7 @@ pub(crate) async fn recover(service: &Arc<ServiceState>) -> io::Result<()> {
 }
 
 /// The pods that have a folder.
-fn pod_ids(layout: &Layout) -> io::Result<BTreeSet<PodId>> {
+pub(super) fn pod_ids(layout: &Layout) -> io::Result<BTreeSet<PodId>> {
     let mut ids = BTreeSet::new();
     for folder in [layout.pods_root(), layout.pods_state()] {
         for entry in fs::read_dir(folder)? {
@@ -178,29 +178,11 @@ async fn adopt(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     }
 }
 
-/// Runs before a new pod can be mistaken for an old one; a plugin that hangs does not keep the server from
-/// starting. A stopped pod has no network: if the server before this one could not detach it in time, it is
-/// detached now.
+/// A plugin that hangs does not keep the server from starting.
 async fn give_back_networks(service: &ServiceState) {
-    let pods = service.table.list();
-    let live = pods.iter().filter(|pod| !pod.status().state.is_torn_down());
-    let mut live: BTreeSet<PodId> = live.map(|pod| pod.id.clone()).collect();
-    // A pod whose monitor has not answered yet is not listed, and may run.
-    let listed = |id: &PodId| service.table.get(id).is_some();
-    match pod_ids(&service.layout) {
-        Ok(ids) => live.extend(ids.into_iter().filter(|id| !listed(id))),
-        Err(error) => {
-            tracing::warn!(%error, "cannot tell which pods are no more; their networks stay until the next start");
-            return;
-        }
-    }
-    let live: Vec<PodId> = live.into_iter().collect();
-    match tokio::time::timeout(NETWORKS, service.networks.collect_garbage(&live)).await {
-        Ok(Ok(gone)) if gone.is_empty() => {}
-        Ok(Ok(gone)) => tracing::info!(count = gone.len(), "gave back networks of pods that are no more"),
-        Ok(Err(error)) => tracing::warn!(%error, "cannot give back all networks of pods that are no more"),
-        Err(_) => {
-            tracing::warn!(after = ?NETWORKS, "giving back networks of pods that are no more takes long");
-        }
+    let stale = network_collect::stale(service);
+    let given_back = network_collect::give_back(&service.networks, stale);
+    if tokio::time::timeout(NETWORKS, given_back).await.is_err() {
+        tracing::warn!(after = ?NETWORKS, "giving back networks of pods that are no more takes long");
     }
 }

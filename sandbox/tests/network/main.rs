@@ -7,6 +7,7 @@ mod cni;
 mod cni_faults;
 mod cni_networks;
 mod cni_plugins;
+mod collect;
 mod crashes;
 mod dns;
 mod dual_stack;

@@ -130,6 +130,7 @@ pub fn config(dir: &Path) -> NetworkConfig {
         cni_conf_template: None,
         cni_cache_dir: dir.join("cache"),
         cni_check_interval: None,
+        collect_interval: Duration::from_secs(300),
         cni_gc: false,
         pod_cidrs: "10.88.0.0/16".parse().unwrap(),
         pod_cidrs_v6: "fd88::/64".parse().unwrap(),

@@ -6,5 +6,6 @@ mod cni;
 mod faults;
 mod lab;
 mod monitors;
+mod network_collect;
 mod recovery;
 mod systemd;

@@ -34,6 +34,7 @@ impl Cni {
             self.check_installed(&join.network)?;
         }
         let record = self.new_record(joins, request, ports)?;
+        let _attaching = self.attaching.begin().await;
         warn_of_ignored_ports(&record);
         self.remember(record.clone()).await?;
         let attached = tokio::select! {

@@ -47,6 +47,7 @@ use crisp_operation::record::Durability;
 use tokio::task::spawn_blocking;
 
 use self::cache::ResultCache;
+use self::collect::Attaching;
 use self::directory::Directory;
 use self::health::Health;
 use self::leftovers::Leftovers;
@@ -94,6 +95,7 @@ pub(super) struct Cni {
     health: Arc<Health>,
     /// See [`NetworkConfig::cni_gc`].
     gc: bool,
+    attaching: Attaching,
 }
 
 impl Cni {
@@ -116,6 +118,7 @@ impl Cni {
             node: Mutex::new(node),
             health: Arc::new(Health::default()),
             gc: config.cni_gc,
+            attaching: Attaching::default(),
         })
     }
 

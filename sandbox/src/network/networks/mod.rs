@@ -53,6 +53,7 @@ struct Inner {
     /// For people.
     cni_conf_dir: PathBuf,
     check_interval: Option<Duration>,
+    collect_interval: Duration,
     /// Locked while it is written.
     node_file: Mutex<PathBuf>,
     builtins: Builtins,
@@ -86,6 +87,7 @@ impl Networks {
             kind: config.kind,
             cni_conf_dir: config.cni_conf_dir.clone(),
             check_interval: config.cni_check_interval,
+            collect_interval: config.collect_interval,
             node_file: Mutex::new(node_file),
             builtins,
             cni,

@@ -48,6 +48,11 @@ impl Networks {
         self.0.check_interval
     }
 
+    /// The pause between two searches for networks of pods that are no more.
+    pub(crate) fn collect_interval(&self) -> Duration {
+        self.0.collect_interval
+    }
+
     /// Plugins check the pods, one after another: it is not urgent, and plugins cost CPU time.
     pub(crate) async fn check_all(&self) {
         for pod in self.0.cni.pods() {
