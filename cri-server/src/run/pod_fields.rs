@@ -16,6 +16,7 @@ pub struct PodFields {
     service_account: String,
     host_ips: Vec<IpAddr>,
     pod_ips: Vec<IpAddr>,
+    is_on_host: bool,
 }
 
 impl PodFields {
@@ -30,6 +31,7 @@ impl PodFields {
             service_account: pod.service_account.clone(),
             host_ips: host_ips(),
             pod_ips: Vec::new(),
+            is_on_host: pod.host_network,
         }
     }
 
@@ -45,7 +47,7 @@ impl PodFields {
 
     /// The value of a field. On the host's network the pod has the host's addresses.
     pub fn text(&self, field: &FieldPath) -> String {
-        let pod_ips = if self.pod_ips.is_empty() { &self.host_ips } else { &self.pod_ips };
+        let pod_ips = if self.is_on_host { &self.host_ips } else { &self.pod_ips };
         let first = |all: &[IpAddr]| all.first().map(ToString::to_string).unwrap_or_default();
         let list = |all: &[IpAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         match field {
@@ -117,7 +119,10 @@ mod tests {
         assert_eq!(fields.text(&FieldPath::Labels), "a=\"x \\\"y\\\"\"\nb=\"z\"");
         assert_eq!(fields.text(&FieldPath::Label("b".into())), "z");
         assert_eq!(fields.text(&FieldPath::Label("c".into())), "");
+        assert_eq!(fields.text(&FieldPath::PodIp), "", "it has no network");
+        fields.is_on_host = true;
         assert_eq!(fields.text(&FieldPath::PodIp), fields.text(&FieldPath::HostIp));
+        fields.is_on_host = false;
         fields.pod_ips = vec![Ipv4Addr::new(10, 1, 1, 1).into(), Ipv6Addr::LOCALHOST.into()];
         assert_eq!(fields.text(&FieldPath::PodIps), "10.1.1.1,::1");
         let amount = |kind, divisor| {

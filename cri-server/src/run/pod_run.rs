@@ -133,7 +133,7 @@ async fn attempt(run: &PodRun) -> anyhow::Result<Outcome> {
         change(&run.status, |status| status.has_started = true).await?;
     }
     let addresses: Vec<_> = sandbox.addresses.iter().map(ToString::to_string).collect();
-    run.report.routine(format_args!("pod {} runs {}", run.pod.name, place(&addresses)));
+    run.report.routine(format_args!("pod {} runs {}", run.pod.name, place(run.pod.host_network, &addresses)));
     let hosts = pod_start::write_hosts(&run.server, &run.pod, &sandbox.id, &run.folder, is_running)?;
     let mut context = context(run, sandbox, images, volumes).await;
     context.hosts = hosts;
@@ -183,11 +183,11 @@ async fn context(
     }
 }
 
-fn place(addresses: &[String]) -> String {
-    if addresses.is_empty() {
-        "on the host's network".to_owned()
-    } else {
-        format!("at {}", addresses.join(", "))
+fn place(is_on_host: bool, addresses: &[String]) -> String {
+    match (is_on_host, addresses) {
+        (true, _) => "on the host's network".to_owned(),
+        (false, []) => "without a network".to_owned(),
+        (false, addresses) => format!("at {}", addresses.join(", ")),
     }
 }
 

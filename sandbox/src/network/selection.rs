@@ -2,7 +2,8 @@
 //!
 //! The value has the format of the NPWG's `k8s.v1.cni.cncf.io/networks`: names separated by commas,
 //! `lan@net1,storage`, or a JSON list of [`Selection`]s. The key is different: a meta-plugin (Multus) reads
-//! that annotation itself, and a pod must not be attached twice.
+//! that annotation itself, and a pod must not be attached twice. `none` alone is no network at all, also not
+//! the default one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,6 +16,9 @@ use super::{INTERFACE, NetworkError};
 
 /// The annotation's key.
 pub const ANNOTATION: &str = "crisp/networks";
+
+/// The name that stands for no network.
+pub(super) const NONE: &str = "none";
 
 /// More are probably an error: each costs a call of each of its plugins.
 const MOST: usize = 16;
@@ -73,6 +77,9 @@ fn parse(text: &str) -> Result<Vec<Selection>, String> {
     };
     if all.len() > MOST {
         return Err(format!("{} networks, at most {MOST} are possible", all.len()));
+    }
+    if all.len() > 1 && all.iter().any(is_none) {
+        return Err(format!("{NONE} is no network: a pod with it has no other"));
     }
     let mut interfaces = BTreeSet::new();
     let mut number = 0;
@@ -154,6 +161,11 @@ pub(crate) fn interfaces(annotations: &BTreeMap<String, String>) -> Vec<String> 
     std::iter::once(INTERFACE.to_owned()).chain(others).collect()
 }
 
+/// Whether it stands for no network.
+pub(super) fn is_none(selection: &Selection) -> bool {
+    selection.name == NONE
+}
+
 /// Whether it replaces the default network.
 pub(super) fn is_first(selection: &Selection) -> bool {
     selection.interface == INTERFACE
@@ -192,6 +204,7 @@ mod tests {
             ("default/a", "\"default/a\": networks are in no namespace here"),
             ("a@net1,b@net1", "two networks have the interface net1"),
             ("a,b@net1", "two networks have the interface net1"),
+            ("a,none", "none is no network"),
             ("a@lo", "\"lo\" is not an interface name"),
             ("a@0123456789abcdef", "is not an interface name"),
             ("", "\"\" is not a network name"),

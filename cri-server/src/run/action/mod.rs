@@ -39,21 +39,20 @@ pub async fn act(
     purpose: Purpose,
     limit: Option<Duration>,
 ) -> Result<(), String> {
-    let address = address(context);
     let work = async {
         match action {
             Action::Exec(command) => exec(context, id, command, limit).await,
             Action::Http(get) => {
-                let host = get.host.clone().unwrap_or_else(|| address.to_string());
+                let host = host_of(context, get.host.as_ref())?;
                 http::get(&host, port(container, &get.port)?, get, purpose).await
             }
             Action::Tcp { host, port: wanted } => {
-                let host = host.clone().unwrap_or_else(|| address.to_string());
+                let host = host_of(context, host.as_ref())?;
                 let port = port(container, wanted)?;
                 let connected = TcpStream::connect((host.as_str(), port)).await;
                 connected.map(drop).map_err(|error| format!("connecting to {host}:{port}: {error}"))
             }
-            Action::Grpc { port, service } => grpc::check(address, *port, service).await,
+            Action::Grpc { port, service } => grpc::check(address(context)?, *port, service).await,
             Action::Sleep(time) => {
                 tokio::time::sleep(*time).await;
                 Ok(())
@@ -93,9 +92,17 @@ async fn exec(
     ))
 }
 
-/// The pod's address.
-fn address(context: &Context) -> IpAddr {
-    context.fields.own_address().filter(|_| !context.pod.host_network).unwrap_or(Ipv4Addr::LOCALHOST.into())
+/// The host in the action, or the pod's address.
+fn host_of(context: &Context, named: Option<&String>) -> Result<String, String> {
+    named.map_or_else(|| address(context).map(|address| address.to_string()), |host| Ok(host.clone()))
+}
+
+/// The pod's address. One without a network has none: the server's own localhost is not meant.
+fn address(context: &Context) -> Result<IpAddr, String> {
+    if context.pod.host_network {
+        return Ok(Ipv4Addr::LOCALHOST.into());
+    }
+    context.fields.own_address().ok_or_else(|| "the pod has no address".to_owned())
 }
 
 fn port(container: &Container, wanted: &PortRef) -> Result<u16, String> {

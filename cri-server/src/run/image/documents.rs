@@ -124,6 +124,7 @@ fn annotations(wanted: &Wanted<'_>) -> anyhow::Result<BTreeMap<String, String>> 
 
 /// Values of --network that are not a network of `crisp network`.
 const HOST: &str = "host";
+const NONE: &str = "none";
 const USUAL: [&str; 5] = ["default", "bridge", "auto", "cni", "built-in"];
 
 /// The named networks in the form of the annotation. The first one is the pod's eth0.
@@ -142,12 +143,10 @@ fn network(wanted: &Wanted<'_>) -> anyhow::Result<Option<String>> {
             "--ip, --ip6, --mac-address and --network-alias need --network with a network of `crisp network create`"
         );
     }
+    if options.network.iter().any(|name| name == NONE) {
+        return without_network(options, is_more).map(Some);
+    }
     for name in &named {
-        if name.as_str() == "none" {
-            bail!(
-                "--network none: every pod is in a network here: one of `crisp network create --internal` leads nowhere else"
-            );
-        }
         if name.starts_with("container:") {
             bail!(
                 "--network {name}: containers that share a network are containers of one pod: write a manifest"
@@ -178,6 +177,20 @@ fn network(wanted: &Wanted<'_>) -> anyhow::Result<Option<String>> {
     };
     let entries: Vec<Value> = named.iter().enumerate().map(entry).collect();
     Ok((!entries.is_empty()).then(|| Value::from(entries).to_string()))
+}
+
+/// The pod has only the interface lo.
+fn without_network(options: &Options, is_more: bool) -> anyhow::Result<String> {
+    if options.network.len() > 1 {
+        bail!("--network none: there is no other network then");
+    }
+    if is_more {
+        bail!("--ip, --ip6, --mac-address, --network-alias: --network none has no interface for them");
+    }
+    if !options.publish.is_empty() || options.publish_all {
+        bail!("--publish: nothing outside of the pod reaches it on --network none");
+    }
+    Ok(NONE.to_owned())
 }
 
 fn namespaces(options: &Options, spec: &mut Value) -> anyhow::Result<()> {

@@ -51,7 +51,7 @@ pub struct Options {
     /// A folder in memory: TARGET[:size=64m]
     #[arg(long, value_name = "TARGET", value_parser = mounts::tmpfs)]
     pub tmpfs: Vec<MountOption>,
-    /// host, default, or a network of `crisp network`; also the setting: auto, cni or built-in
+    /// host, none, default, or a network of `crisp network`; also the setting: auto, cni or built-in
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub network: Vec<String>,
     /// Address in the --network

@@ -144,6 +144,12 @@ fn namespaces_networks_and_resolvers_are_the_pods() {
     let error = read_as("--network|lan|--dns|10.0.0.1|a", true).err().unwrap().to_string();
     assert!(error.contains("names on the network lan"), "{error}");
     assert_eq!(networks("--network|default|a"), Value::Null);
+    assert_eq!(networks("--network|none|a"), "none");
+    assert_eq!(
+        pod("--network|none|a")["metadata"]["annotations"]["crisp/networks"],
+        "none",
+        "without -d too"
+    );
     let text = networks("--network|lan|--network|b|--ip|10.1.0.7|--network-alias|db|a");
     let value: Value = serde_json::from_str(text.as_str().unwrap()).unwrap();
     assert_eq!(
@@ -188,7 +194,9 @@ fn errors_name_the_option_and_the_value() {
         ("-h|a.b|a", &["--hostname", "a.b"]),
         ("-h|x|--network|host|a", &["--hostname"]),
         ("-p|80|--network|host|a", &["--publish"]),
-        ("--network|none|a", &["--network none"]),
+        ("--network|none|--network|lan|a", &["--network none"]),
+        ("--network|none|-p|80|a", &["--publish", "none"]),
+        ("--network|none|--ip|10.0.0.1|a", &["--ip", "none"]),
         ("--network|lan|a", &["--network lan", "-d"]),
         ("--entrypoint=|a", &["--entrypoint", "command"]),
         ("--rm|--restart|always|a", &["--rm", "--restart"]),

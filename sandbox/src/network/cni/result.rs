@@ -64,8 +64,10 @@ pub(super) fn attachment(value: &Value, network: &str, interface: &str) -> Resul
             ips.push(parse_address(&ip.address)?);
         }
     }
-    // An additional interface may have no address, for example a switch port.
-    if ips.is_empty() && interface == INTERFACE {
+    // An additional interface may have no address, for example a switch port, and a pod may have no network:
+    // the plugin loopback reports only lo.
+    let is_loopback_only = !result.interfaces.is_empty() && result.interfaces.iter().all(|i| i.name == "lo");
+    if ips.is_empty() && interface == INTERFACE && !is_loopback_only {
         return Err(format!("its result has no address for {interface}"));
     }
     let inside = |i: &&Interface| i.name == interface && i.sandbox.as_deref().is_some_and(|s| !s.is_empty());
@@ -108,6 +110,15 @@ mod tests {
         assert_eq!(attachment.ips, ["10.1.0.9".parse::<IpAddr>().unwrap(), "fd00::9".parse().unwrap()]);
         assert_eq!(attachment.mac.as_deref(), Some("00:00:00:00:00:02"));
         assert_eq!(attachment.dns.servers, ["10.0.0.53"]);
+    }
+
+    #[test]
+    fn a_pod_with_only_lo_has_no_address() {
+        let result = json!({
+            "interfaces": [{"name": "lo", "mac": "00:00:00:00:00:00", "sandbox": "/run/netns/x"}],
+            "ips": [{"address": "127.0.0.1/8", "interface": 0}, {"address": "::1/128", "interface": 0}]
+        });
+        assert_eq!(parse(&result).unwrap().ips, [] as [IpAddr; 0]);
     }
 
     #[test]

@@ -9,7 +9,8 @@ use super::plan::Plan;
 use super::{Inner, Networks};
 use crate::network::builtin::DnsSocket;
 use crate::network::host_ports::{published, refused};
-use crate::network::{AttachRequest, Attachment, NetworkError, PortMapping, Protocol};
+use crate::network::selection::NONE;
+use crate::network::{AttachRequest, Attachment, DnsSettings, NetworkError, PortMapping, Protocol};
 
 impl Networks {
     /// Attaches the pod to its networks; returns the attachment to the first. After a failure everything is
@@ -116,6 +117,9 @@ impl Inner {
         builtin: BuiltinWork,
     ) -> Result<Attachment, NetworkError> {
         let plan = self.plan(&request.annotations)?;
+        if plan.is_none() {
+            return without_network(&request, &ports);
+        }
         let attached = self.join_all(&plan, &request, &ports, builtin).await;
         match attached {
             Ok(attachments) => {
@@ -172,4 +176,21 @@ impl Inner {
             Err(undo) => NetworkError::Undo { error: Box::new(error), undo: Box::new(undo) },
         }
     }
+}
+
+/// Only the loopback interface, which needs no record: it ends with the pod's namespace.
+fn without_network(request: &AttachRequest, ports: &[PortMapping]) -> Result<Attachment, NetworkError> {
+    if let Some(port) = ports.first() {
+        return Err(refused(port, "the pod has no network"));
+    }
+    let failed =
+        |source| NetworkError::Netlink { step: format!("prepare pod {}", request.pod.short()), source };
+    request.netlink.loopback_up().map_err(failed)?;
+    Ok(Attachment {
+        ips: Vec::new(),
+        interface: "lo".to_owned(),
+        mac: None,
+        network: NONE.to_owned(),
+        dns: DnsSettings::default(),
+    })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Inner;
 use crate::network::builtin::{Builtin, DEFAULT};
 use crate::network::cni::{Join, NetworkList};
-use crate::network::selection::{Selection, is_first, selections};
+use crate::network::selection::{Selection, is_first, is_none, selections};
 use crate::network::{INTERFACE, NetworkError, NetworkKind};
 
 /// Time for the kernel and the disk, in addition to plugins.
@@ -22,11 +22,22 @@ pub(super) struct Plan {
     pub cni_is_first: bool,
 }
 
+impl Plan {
+    /// Whether the pod has only the loopback interface.
+    pub(super) fn is_none(&self) -> bool {
+        self.built_in.is_empty() && self.cni.is_empty()
+    }
+}
+
 impl Inner {
     /// The default network or its replacement by the pod, followed by the pod's other networks.
     pub(super) fn plan(&self, annotations: &BTreeMap<String, String>) -> Result<Plan, NetworkError> {
-        let (firsts, others): (Vec<_>, Vec<_>) = selections(annotations)?.into_iter().partition(is_first);
+        let selections = selections(annotations)?;
         let mut plan = Plan::default();
+        if selections.iter().any(is_none) {
+            return Ok(plan);
+        }
+        let (firsts, others): (Vec<_>, Vec<_>) = selections.into_iter().partition(is_first);
         match firsts.into_iter().next() {
             Some(selection) => self.add(&mut plan, selection)?,
             None => match self.in_force()? {
