@@ -54,6 +54,10 @@ struct Create {
     /// No route to the outside, and no published ports
     #[arg(long)]
     internal: bool,
+    /// Destinations that pods reach with their own address, because these have a route back to the pods; repeat
+    /// it or put commas between
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    masquerade_except: Vec<String>,
     /// Block traffic between pods of the network; with br_netfilter, published ports are blocked too
     #[arg(long)]
     no_icc: bool,
@@ -129,8 +133,16 @@ impl Network {
 
 impl Create {
     async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
-        let Self { name, subnets, no_ipv6, mtu, internal, no_icc } = self;
-        let request = CreateNetworkRequest { name: name.clone(), subnets, no_ipv6, mtu, internal, no_icc };
+        let Self { name, subnets, no_ipv6, mtu, internal, masquerade_except, no_icc } = self;
+        let request = CreateNetworkRequest {
+            name: name.clone(),
+            subnets,
+            no_ipv6,
+            mtu,
+            internal,
+            no_icc,
+            masquerade_except,
+        };
         client.networks.create_network(request).await.map_err(refused)?;
         writeln!(std::io::stdout(), "{name}")?;
         Ok(ExitCode::SUCCESS)
@@ -163,11 +175,13 @@ impl Ls {
 
 fn options(network: &Found) -> String {
     let mtu = format!("mtu={}", network.mtu);
+    let except = format!("masquerade-except={}", network.masquerade_except.join("+"));
     let options = [
         (network.is_first, "first"),
         (network.internal, "internal"),
         (network.no_icc, "no-icc"),
         (network.mtu != 0, mtu.as_str()),
+        (!network.masquerade_except.is_empty(), except.as_str()),
     ];
     let set: Vec<&str> = options.into_iter().filter(|(set, _)| *set).map(|(_, option)| option).collect();
     set.join(",")

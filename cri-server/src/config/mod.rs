@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crisp_sandbox::network::{PodCidrs, PodCidrsV6};
+use crisp_sandbox::network::{Exclusions, PodCidrs, PodCidrsV6};
 pub use listen::ListenAddress;
 pub use print::{differences, print};
 pub use raw::{CgroupDriver, LogFormat, NetworkFlag, NetworkKind, RawSettings};
@@ -114,6 +114,8 @@ pub struct Settings {
     pub pod_cidr: Setting<PodCidrs>,
     /// The same for IPv6.
     pub pod_cidr_v6: Setting<PodCidrsV6>,
+    /// Destinations to which pods of the built-in network are not masqueraded.
+    pub masquerade_except: Setting<Exclusions>,
     /// Bridge of the built-in network.
     pub bridge_name: Setting<String>,
     /// The address of exec, attach and port-forward streams.

@@ -39,6 +39,7 @@ fn lines(settings: &Settings) -> Vec<(String, String)> {
         cni_gc,
         pod_cidr,
         pod_cidr_v6,
+        masquerade_except,
         bridge_name,
         stream_listen,
         stream_cert,
@@ -80,6 +81,7 @@ fn lines(settings: &Settings) -> Vec<(String, String)> {
     line(&mut lines, "cni-gc", cni_gc, cni_gc.value.to_string());
     line(&mut lines, "pod-cidr", pod_cidr, quoted(&pod_cidr.value.to_string()));
     line(&mut lines, "pod-cidr-v6", pod_cidr_v6, quoted(&pod_cidr_v6.value.to_string()));
+    line(&mut lines, "masquerade-except", masquerade_except, quoted(&masquerade_except.value.to_string()));
     line(&mut lines, "bridge-name", bridge_name, quoted(&bridge_name.value));
     line(&mut lines, "stream-listen", stream_listen, quoted(&stream_listen.value.to_string()));
     line(&mut lines, "stream-cert", stream_cert, file(&stream_cert.value));

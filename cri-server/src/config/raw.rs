@@ -93,6 +93,11 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "CIDR,...")]
     pub pod_cidr_v6: Option<String>,
 
+    /// Destinations that pods of the built-in network reach with their own address, because these have a route
+    /// back to the pods, for example the cluster's pod network; "off" for none [default: off]
+    #[arg(long, hide_short_help = true, value_name = "CIDR,...")]
+    pub masquerade_except: Option<String>,
+
     /// Bridge of the built-in network [default: crisp0]
     #[arg(long, hide_short_help = true, value_name = "NAME")]
     pub bridge_name: Option<String>,
@@ -181,6 +186,7 @@ impl RawSettings {
             cni_gc: None,
             pod_cidr: None,
             pod_cidr_v6: None,
+            masquerade_except: None,
             bridge_name: None,
             stream_listen: None,
             stream_cert: None,

@@ -161,6 +161,12 @@ impl Layers {
             cni_gc: self.pick(|s| &s.cni_gc, false),
             pod_cidr: self.text("pod-cidr", |s| &s.pod_cidr, "auto", pool)?,
             pod_cidr_v6: self.text("pod-cidr-v6", |s| &s.pod_cidr_v6, "auto", pool)?,
+            masquerade_except: self.text(
+                "masquerade-except",
+                |s| &s.masquerade_except,
+                "off",
+                |text| text.parse(),
+            )?,
             bridge_name: self.pick(|s| &s.bridge_name, "crisp0".to_owned()),
             listen: self.text(
                 "listen",

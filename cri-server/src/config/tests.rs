@@ -64,6 +64,7 @@ fn every_setting_can_be_in_the_file() {
         image-check-interval = "168h"
         pod-cidr = "10.1.0.0/16"
         pod-cidr-v6 = "fd00:1::/64"
+        masquerade-except = "10.244.0.0/16,fd00:2::/48"
         bridge-name = "br"
         stream-listen = "127.0.0.1:1"
         stream-cert = "/t/c.pem"
@@ -99,6 +100,7 @@ fn bad_values_name_the_setting_and_its_source() {
     refused("listen = 'tcp://1'", &["listen", "unix:///"]);
     refused("metrics-listen = 'localhost'", &["metrics-listen", "IP:PORT"]);
     refused("pod-cidr = '10.0.0.1/8'", &["pod-cidr", "10.0.0.0/8"]);
+    refused("masquerade-except = '10.244.0.1/16'", &["masquerade-except", "10.244.0.0/16 is meant"]);
     refused("pod-cidr-v6 = 'on'", &["pod-cidr-v6", "fd00:10:88::/64"]);
     refused("cgroup-driver = 'other'", &["cgroupfs"]);
     refused("image-check-interval = 'often'", &["image-check-interval", "often", "24h"]);

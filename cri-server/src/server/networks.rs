@@ -8,7 +8,7 @@ use crisp_proto::crisp::v1::{
     DisconnectNetworkRequest, DisconnectNetworkResponse, ListNetworksRequest, ListNetworksResponse, Network,
     NetworkMember, PruneNetworksRequest, PruneNetworksResponse, RemoveNetworkRequest, RemoveNetworkResponse,
 };
-use crisp_sandbox::network::{Attachment, Connection, ManageError, NetworkInfo, NewNetwork};
+use crisp_sandbox::network::{Attachment, Connection, Exclusions, ManageError, NetworkInfo, NewNetwork};
 use crisp_sandbox::{ConnectError, Pod, Pods};
 use tonic::{Code, Request, Response, Status};
 
@@ -81,14 +81,16 @@ impl NetworksService {
 }
 
 fn new_network(request: CreateNetworkRequest) -> Result<NewNetwork, Status> {
-    let CreateNetworkRequest { name, subnets, no_ipv6, mtu, internal, no_icc } = request;
+    let CreateNetworkRequest { name, subnets, no_ipv6, mtu, internal, no_icc, masquerade_except } = request;
     let subnet = |text: &String| {
         let invalid = || format!("subnet: {text:?} is not a network: expected one like 10.1.2.0/24");
         text.parse().map_err(|_| Status::invalid_argument(invalid()))
     };
     let subnets = subnets.iter().map(subnet).collect::<Result<_, _>>()?;
     let mtu = (mtu != 0).then_some(mtu);
-    Ok(NewNetwork { name, subnets, ipv6: !no_ipv6, mtu, internal, icc: !no_icc })
+    let masquerade_except = Exclusions::parse(masquerade_except.iter().map(String::as_str))
+        .map_err(|why| Status::invalid_argument(format!("masquerade_except: {why}")))?;
+    Ok(NewNetwork { name, subnets, ipv6: !no_ipv6, mtu, internal, icc: !no_icc, masquerade_except })
 }
 
 fn to_proto(network: NetworkInfo) -> Network {
@@ -111,6 +113,7 @@ fn to_proto(network: NetworkInfo) -> Network {
         is_first: network.is_first,
         created_at: network.created_at,
         members: network.members.into_iter().map(member).collect(),
+        masquerade_except: network.masquerade_except.networks().iter().map(ToString::to_string).collect(),
     }
 }
 

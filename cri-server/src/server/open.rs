@@ -140,6 +140,7 @@ fn network(settings: &Settings) -> NetworkConfig {
         cni_bin_dirs: settings.cni_bin_dir.value.clone(),
         pod_cidrs: settings.pod_cidr.value.clone(),
         pod_cidrs_v6: settings.pod_cidr_v6.value.clone(),
+        masquerade_except: settings.masquerade_except.value.clone(),
         cni_gc: settings.cni_gc.value,
         cni_conf_template: settings.cni_conf_template.value.clone(),
         cni_deadline: settings.cni_timeout.value,

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{PodCidrs, PodCidrsV6};
+use super::{Exclusions, PodCidrs, PodCidrsV6};
 
 /// Plugins that request an address from a remote server need seconds; kubelet waits four minutes for a pod.
 pub const DEFAULT_CNI_DEADLINE: Duration = Duration::from_secs(30);
@@ -57,6 +57,8 @@ pub struct NetworkConfig {
     pub pod_cidrs: PodCidrs,
     /// The same for IPv6.
     pub pod_cidrs_v6: PodCidrsV6,
+    /// Destinations to which pods of the built-in network are not masqueraded.
+    pub masquerade_except: Exclusions,
     /// The built-in network's bridge, `crisp0` by default.
     pub bridge_name: String,
     /// Volatile folder for the built-in network's records: a reboot removes both them and the interfaces.
@@ -82,6 +84,7 @@ impl Default for NetworkConfig {
             cni_gc: false,
             pod_cidrs: PodCidrs::default(),
             pod_cidrs_v6: PodCidrsV6::default(),
+            masquerade_except: Exclusions::default(),
             bridge_name: "crisp0".to_owned(),
             state_dir: "/run/crisp/network".into(),
             root_dir: "/var/lib/crisp/network".into(),

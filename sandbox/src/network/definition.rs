@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use crisp_operation::record::{self, Durability, RecordError};
 use serde::{Deserialize, Serialize};
 
-use super::NetworkError;
 use super::error::file;
 use super::pools::Pools;
+use super::{Exclusions, NetworkError};
 
 /// The definition of a network. It does not change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub(super) struct Definition {
     pub mtu: Option<u32>,
     pub internal: bool,
     pub icc: bool,
+    #[serde(default, skip_serializing_if = "Exclusions::is_empty")]
+    pub masquerade_except: Exclusions,
     /// Nanoseconds since 1970.
     pub created_at: i64,
 }
@@ -94,6 +96,7 @@ mod tests {
             mtu: Some(1400),
             internal: true,
             icc: false,
+            masquerade_except: "10.2.0.0/16".parse().unwrap(),
             created_at: 7,
         };
         definitions.write(&lan).unwrap();

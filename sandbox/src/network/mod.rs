@@ -32,6 +32,7 @@ mod definition;
 mod dial;
 mod dns;
 mod error;
+mod exclusions;
 mod host_ports;
 mod netlink;
 mod networks;
@@ -54,6 +55,7 @@ pub use dial::{DialError, Dialer};
 #[cfg(feature = "fuzz")]
 pub(crate) use dns::answer_query;
 pub use error::NetworkError;
+pub use exclusions::Exclusions;
 pub(crate) use host_ports::published;
 pub use netlink::{InterfaceCounters, NetlinkError, PodNetlink};
 pub use networks::{

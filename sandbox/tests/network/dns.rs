@@ -140,6 +140,7 @@ fn pods_find_each_other_by_name_on_each_network_and_the_rest_of_the_world() {
                 mtu: None,
                 internal: true,
                 icc: true,
+                masquerade_except: Default::default(),
             };
             networks.create(lan).await.unwrap();
             networks.attach(named(&a, "web", r#"[{"name":"lan","aliases":["db"]}]"#)).await.unwrap();
@@ -314,6 +315,7 @@ fn a_question_does_not_go_in_circles() {
                 mtu: None,
                 internal: false,
                 icc: true,
+                masquerade_except: Default::default(),
             };
             networks.create(lan).await.unwrap();
             networks.attach(named(&a, "web", "")).await.unwrap();

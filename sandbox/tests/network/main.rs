@@ -11,6 +11,7 @@ mod collect;
 mod crashes;
 mod dns;
 mod dual_stack;
+mod exclusions;
 mod firewalls;
 mod flushed;
 mod host_ports;

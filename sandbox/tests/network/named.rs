@@ -21,6 +21,7 @@ fn new(name: &str, subnets: &[&str]) -> NewNetwork {
         mtu: None,
         internal: false,
         icc: true,
+        masquerade_except: Default::default(),
     }
 }
 

@@ -53,6 +53,7 @@ fn no_pod_is_taken_for_a_router_where_pods_have_no_ipv6() {
             mtu: None,
             internal: true,
             icc: true,
+            masquerade_except: Default::default(),
         };
         block_on(async {
             pod.attach(&networks, &[]).await.unwrap();

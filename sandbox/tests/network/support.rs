@@ -134,6 +134,7 @@ pub fn config(dir: &Path) -> NetworkConfig {
         cni_gc: false,
         pod_cidrs: "10.88.0.0/16".parse().unwrap(),
         pod_cidrs_v6: "fd88::/64".parse().unwrap(),
+        masquerade_except: Default::default(),
         bridge_name: "crisp0".to_owned(),
         state_dir: dir.join("state"),
         root_dir: dir.join("root"),

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use crate::network::{NetworkConfig, PodCidrs, PodCidrsV6};
+use crate::network::{Exclusions, NetworkConfig, PodCidrs, PodCidrsV6};
 
 /// The name of the network that a pod gets by default.
 pub(in crate::network) const DEFAULT: &str = "default";
@@ -18,7 +18,7 @@ pub(in crate::network) struct BuiltinConfig {
 }
 
 /// Options that can differ between networks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::network) struct Options {
     /// MTU of the pods' interfaces. None: 1500, or that of the route out if it is smaller.
     pub mtu: Option<u32>,
@@ -26,11 +26,13 @@ pub(in crate::network) struct Options {
     pub internal: bool,
     /// Pods of the network can reach each other.
     pub icc: bool,
+    /// Destinations to which pods are not masqueraded.
+    pub masquerade_except: Exclusions,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mtu: None, internal: false, icc: true }
+        Self { mtu: None, internal: false, icc: true, masquerade_except: Exclusions::default() }
     }
 }
 
@@ -43,7 +45,7 @@ impl BuiltinConfig {
             pools: config.pod_cidrs.clone(),
             pools_v6: config.pod_cidrs_v6.clone(),
             state_dir: config.state_dir.clone(),
-            options: Options::default(),
+            options: Options { masquerade_except: config.masquerade_except.clone(), ..Options::default() },
         }
     }
 

@@ -63,7 +63,7 @@ use super::netlink::{Protocol, Socket};
 use super::nft::Published;
 use super::node_cidr::NodeCidr;
 use super::record::RecordDir;
-use super::{Attachment, NetworkError, PodCidrs, PodCidrsV6};
+use super::{Attachment, Exclusions, NetworkError, PodCidrs, PodCidrsV6};
 
 /// The built-in network of one server. All functions block, about as long as the kernel needs.
 #[derive(Debug)]
@@ -144,6 +144,10 @@ impl Builtin {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn masquerade_except(&self) -> Exclusions {
+        self.options.masquerade_except.clone()
     }
 
     /// The pods attached.

@@ -322,7 +322,9 @@ impl Builtin {
 
     pub(super) fn ruleset(&self) -> Option<Ruleset> {
         let limits = self.limits();
-        self.state().network.as_ref().map(|(network, _)| Ruleset::new(&network.bridge, network.pools, limits))
+        let rules = |(network, _): &(ChosenNetwork, _)| Ruleset::new(&network.bridge, network.pools, limits);
+        let rules = self.state().network.as_ref().map(rules)?;
+        Some(rules.without_masquerade_to(self.options.masquerade_except.networks()))
     }
 
     /// A rule set for deleting a table whose pool is unknown.

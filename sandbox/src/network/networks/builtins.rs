@@ -48,14 +48,19 @@ impl Builtins {
 
     /// The settings of a network with this definition.
     pub(super) fn config_of(&self, definition: &Definition) -> BuiltinConfig {
-        let Definition { name, bridge, pools, mtu, internal, icc, .. } = definition;
+        let Definition { name, bridge, pools, mtu, internal, icc, masquerade_except, .. } = definition;
         BuiltinConfig {
             name: name.clone(),
             bridge: bridge.clone(),
             pools: PodCidrs::of(vec![pools.v4]),
             pools_v6: pools.v6.map_or(PodCidrsV6::Off, |pool| PodCidrsV6::Of(vec![pool])),
             state_dir: BuiltinConfig::folder_of(name, &self.state_dir),
-            options: Options { mtu: *mtu, internal: *internal, icc: *icc },
+            options: Options {
+                mtu: *mtu,
+                internal: *internal,
+                icc: *icc,
+                masquerade_except: masquerade_except.clone(),
+            },
         }
     }
 

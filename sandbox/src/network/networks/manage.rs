@@ -12,7 +12,7 @@ use super::{Inner, Networks};
 use crate::network::builtin::{Builtin, BuiltinConfig, DEFAULT};
 use crate::network::definition::Definition;
 use crate::network::pools::{Pools, overlap};
-use crate::network::{NetworkError, PodCidrs, PodCidrsV6, fnv};
+use crate::network::{Exclusions, NetworkError, PodCidrs, PodCidrsV6, fnv};
 
 /// Names with another meaning.
 const RESERVED: [&str; 6] = [DEFAULT, "host", "none", "pod", "cni", "built-in"];
@@ -35,6 +35,8 @@ pub struct NewNetwork {
     pub internal: bool,
     /// Whether pods of the network can reach each other.
     pub icc: bool,
+    /// Destinations to which pods are not masqueraded.
+    pub masquerade_except: Exclusions,
 }
 
 /// A network.
@@ -49,6 +51,7 @@ pub struct NetworkInfo {
     pub mtu: Option<u32>,
     pub internal: bool,
     pub icc: bool,
+    pub masquerade_except: Exclusions,
     /// Whether pods get it by default.
     pub is_first: bool,
     /// Nanoseconds since 1970; 0 if unknown.
@@ -132,6 +135,11 @@ impl Inner {
     fn create(&self, new: &NewNetwork) -> Result<NetworkInfo, ManageError> {
         let _changing = self.builtins.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_name(&new.name)?;
+        if new.internal && !new.masquerade_except.is_empty() {
+            let why =
+                "pods of an internal network reach nothing that they could be masqueraded to".to_owned();
+            return Err(ManageError::Invalid { field: "masquerade_except", why });
+        }
         let (v4, v6) = candidates(new)?;
         let definition = Definition {
             name: new.name.clone(),
@@ -141,6 +149,7 @@ impl Inner {
             mtu: new.mtu,
             internal: new.internal,
             icc: new.icc,
+            masquerade_except: new.masquerade_except.clone(),
             created_at: clock::now(),
         };
         let trial = BuiltinConfig {
@@ -269,6 +278,7 @@ impl Inner {
             mtu: None,
             internal: false,
             icc: true,
+            masquerade_except: Exclusions::default(),
             is_first: in_force.as_ref().is_some_and(|first| first.path == list.path),
             created_at: 0,
             members: self.cni.members(&list.name),
@@ -286,6 +296,7 @@ impl Inner {
             mtu: None,
             internal: false,
             icc: true,
+            masquerade_except: network.masquerade_except(),
             is_first: false,
             created_at: 0,
             members: network.members(),
@@ -294,7 +305,8 @@ impl Inner {
 }
 
 fn network_info(definition: &Definition, network: &Builtin) -> NetworkInfo {
-    let Definition { name, bridge, pools, mtu, internal, icc, created_at } = definition.clone();
+    let Definition { name, bridge, pools, mtu, internal, icc, masquerade_except, created_at } =
+        definition.clone();
     NetworkInfo {
         name,
         bridge: Some(bridge),
@@ -303,6 +315,7 @@ fn network_info(definition: &Definition, network: &Builtin) -> NetworkInfo {
         mtu,
         internal,
         icc,
+        masquerade_except,
         is_first: false,
         created_at,
         members: network.members(),

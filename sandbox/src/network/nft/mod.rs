@@ -7,7 +7,7 @@
 //!   chain output       output,     dstnat   from this host to itself: the same      /  a port is an element
 //!   chain forward      forward, filter      from the bridge of another network: dropped, but for published ports;
 //!                                           what `internal` and `icc` of the network forbid
-//!   chain postrouting  postrouting, srcnat  pool -> elsewhere: masquerade
+//!   chain postrouting  postrouting, srcnat  pool -> elsewhere: masquerade, but for excluded destinations
 //!                                           127.0.0.1 -> pod, pod -> itself by a host port: masquerade
 //! ```
 //!

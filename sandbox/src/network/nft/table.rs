@@ -68,6 +68,8 @@ pub(in crate::network) struct Ruleset {
     name: String,
     bridge: String,
     limits: Limits,
+    /// Destinations to which pods keep their address.
+    not_masqueraded: Vec<IpNet>,
     tables: Vec<Table>,
 }
 
@@ -92,7 +94,18 @@ impl Ruleset {
         let v4 = Table { family: Family::V4, pool: pools.v4.into() };
         let v6 = pools.v6.map(|pool| Table { family: Family::V6, pool: pool.into() });
         let tables = [Some(v4), v6].into_iter().flatten().collect();
-        Self { name: format!("crisp-{bridge}"), bridge: bridge.to_owned(), limits, tables }
+        Self {
+            name: format!("crisp-{bridge}"),
+            bridge: bridge.to_owned(),
+            limits,
+            not_masqueraded: Vec::new(),
+            tables,
+        }
+    }
+
+    /// The same, but for pods that keep their address towards these networks.
+    pub(in crate::network) fn without_masquerade_to(self, networks: &[IpNet]) -> Self {
+        Self { not_masqueraded: networks.to_vec(), ..self }
     }
 
     /// Installs the whole tables in one transaction, replacing existing ones with their names.
@@ -257,6 +270,11 @@ impl Ruleset {
         let (family, pool, bridge) = (table.family, table.pool, self.bridge.as_str());
         self.chain(m, family, "postrouting", ("nat", POSTROUTING, SRCNAT));
         if !self.limits.internal {
+            let is_of_family = |net: &&IpNet| Family::of(net.addr()) == family;
+            for net in self.not_masqueraded.iter().filter(is_of_family) {
+                let kept = [E::ToNot(bridge), E::Source(pool), E::Destination(*net), E::Accept];
+                self.rule(m, family, "postrouting", &kept);
+            }
             // If bridged packets pass here too (br_netfilter), a pod's broadcasts keep their source.
             let outwards = [E::ToNot(bridge), E::Source(pool), E::DestinationNot(pool), E::Masquerade];
             self.rule(m, family, "postrouting", &outwards);
