@@ -142,6 +142,13 @@ fn make(
     request.record.init = Init::of(starting.pid, &starting.pidfd);
     folder.write_record(&request.record)?;
     let terminal = wait(&starting, request, log)?;
+    let starting = if starting.helper.is_some() {
+        let starting = starting.wait_for_process()?;
+        request.record.init = Init::of(starting.pid, &starting.pidfd);
+        starting
+    } else {
+        starting
+    };
     if request.record.init.is_none() {
         bail!("process {} of the container was killed while it was created", starting.pid);
     }

@@ -3,7 +3,7 @@
 use crisp_proto::runtime::v1 as proto;
 use tonic::Code;
 
-use crate::lab::{Lab, lab, security, shell};
+use crate::lab::{Lab, lab, resources, security, shell};
 
 #[tokio::test]
 async fn users_and_groups_are_the_images() {
@@ -78,6 +78,53 @@ async fn read_only_roots_masked_paths_and_mounts() {
     );
     assert!(host.join("x").exists());
     assert_eq!(lab.status(&id).await.unwrap().mounts.len(), 2);
+    lab.remove_pod(&pod).await;
+}
+
+/// `shareProcessNamespace: true`, and a sidecar that may inspect all processes: the others are made by helpers.
+#[tokio::test]
+async fn containers_that_share_their_processes_with_a_tracer() {
+    let lab = lab!();
+    let mut config = lab.pod_config("traced");
+    let linux = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+    linux.namespace_options.as_mut().unwrap().pid = proto::NamespaceMode::Pod.into();
+    let pod = lab.run_pod(config).await.unwrap();
+    let sharing = |name: &str, line: &str| {
+        let mut config = shell(name, line);
+        let options = security(&mut config).namespace_options.as_mut().unwrap();
+        options.pid = proto::NamespaceMode::Pod.into();
+        config
+    };
+    let mut tracer = sharing("tracer", "exec sleep 1001");
+    let all = proto::Capability { add_capabilities: vec!["SYS_PTRACE".into()], ..Default::default() };
+    security(&mut tracer).capabilities = Some(all);
+    lab.run(&pod, tracer).await;
+    // As kubelet does it: a container that has ended is created once more.
+    for attempt in 0..2 {
+        let mut app = sharing("app", "cat /proc/self/comm; tty; exec sleep 1002");
+        app.metadata.as_mut().unwrap().attempt = attempt;
+        (app.tty, app.log_path) = (true, format!("app-{attempt}.log"));
+        security(&mut app).masked_paths = vec!["/proc/keys".into(), "/proc/acpi".into()];
+        security(&mut app).readonly_paths = vec!["/proc/sys".into()];
+        resources(&mut app).oom_score_adj = 321;
+        let id = lab.run(&pod, app).await;
+        lab.until_log(&format!("app-{attempt}"), "/dev/pts/0").await;
+        let log = lab.log(&format!("app-{attempt}"));
+        assert!(log.contains(" cat\r"), "{log}");
+        let pids = "for p in 1001 1002; do grep -lx sleep /proc/[0-9]*/comm | while read -r f; do \
+                    grep -q $p ${f%comm}cmdline && echo ${f%comm}; done; done";
+        let folders = lab.sh(&id, pids).await;
+        let folders: Vec<&str> = folders.lines().collect();
+        assert_eq!(folders.len(), 2, "both: {folders:?}");
+        assert_eq!(lab.sh(&id, &format!("cat {}oom_score_adj", folders[1])).await, "321\n");
+        assert_eq!(lab.sh(&id, "cat /proc/1/comm; cat /proc/self/comm").await, "pod-init\ncat\n");
+        let hidden = "cat /proc/keys; echo 1 2>/dev/null > /proc/sys/kernel/shmmax || echo read-only";
+        assert_eq!(lab.sh(&id, hidden).await, "read-only\n");
+        assert_eq!(lab.sh(&id, "ls /proc/self/fd | wc -l").await, "4\n");
+        lab.stop(&id, 0).await.unwrap();
+        lab.exited(&id).await;
+        lab.remove(&id).await.unwrap();
+    }
     lab.remove_pod(&pod).await;
 }
 

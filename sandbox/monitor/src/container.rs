@@ -13,9 +13,10 @@ use crisp_monitor::wire::response::{ContainerReport, ContainerState};
 use crisp_monitor::wire::{Exit, ExitStatus};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process_group, pidfd_send_signal};
+use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 
+use crate::child::Child;
 use crate::clients::Clients;
 use crate::exec::kill_cgroup;
 use crate::launch::Launch;
@@ -29,8 +30,7 @@ const LATEST: Duration = Duration::from_secs(2);
 
 pub(crate) struct Container {
     pub(crate) id: ContainerId,
-    pub(crate) pid: i32,
-    pub(crate) pidfd: OwnedFd,
+    pub(crate) process: Child,
     pub(crate) phase: Phase,
     pub(crate) started_at_ns: i64,
     pub(crate) terminal: Option<Terminal>,
@@ -103,15 +103,14 @@ impl Container {
         !matches!(self.phase, Phase::Exited(_))
     }
 
-    pub(crate) fn signal(&self, signal: Signal, group: bool) -> Result<(), Errno> {
-        if group && let Some(pid) = Pid::from_raw(self.pid) {
-            // It leads a session and so its own process group.
-            let _ = kill_process_group(pid, signal);
+    pub(crate) fn signal(&mut self, signal: Signal, group: bool) -> Result<(), Errno> {
+        if group {
+            let _ = self.process.signal_group(signal);
         }
         if group && signal == Signal::KILL {
             self.cgroup.iter().for_each(kill_cgroup);
         }
-        pidfd_send_signal(&self.pidfd, signal)
+        self.process.signal(signal)
     }
 
     /// Records that its first process was reaped.
@@ -164,7 +163,7 @@ impl Container {
     pub(crate) fn report(&self, execs: u32) -> ContainerReport {
         ContainerReport {
             id: self.id.clone(),
-            pid: self.pid,
+            pid: self.process.pid(),
             state: match &self.phase {
                 Phase::Starting(_) => ContainerState::Starting,
                 Phase::Running | Phase::Ending { .. } => ContainerState::Running,

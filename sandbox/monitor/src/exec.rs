@@ -12,9 +12,9 @@ use crisp_executor::ids::ContainerId;
 use crisp_monitor::wire::response::Started;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, openat};
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process_group, pidfd_send_signal};
+use rustix::process::Signal;
 
+use crate::child::Child;
 use crate::launch::{Launch, Requester};
 use crate::poller::Key;
 
@@ -23,8 +23,7 @@ pub(crate) struct Exec {
     pub(crate) id: u64,
     pub(crate) connection: Key,
     pub(crate) container: ContainerId,
-    pub(crate) pid: i32,
-    pub(crate) pidfd: OwnedFd,
+    pub(crate) process: Child,
     /// Set until its exec.
     pub(crate) launch: Option<Launch>,
     /// How long it may live after its connection's end.
@@ -76,15 +75,9 @@ pub(crate) struct Orphans {
 }
 
 impl Exec {
-    pub(crate) fn kill(&self) {
-        let _ = self.signal(Signal::KILL);
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-    }
-
-    /// Signals its process group: it leads a session and so its own group.
-    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Errno> {
-        let pid = Pid::from_raw(self.pid).ok_or(Errno::SRCH)?;
-        kill_process_group(pid, signal)
+    pub(crate) fn kill(&mut self) {
+        let _ = self.process.signal_group(Signal::KILL);
+        let _ = self.process.signal(Signal::KILL);
     }
 
     /// Handles the end of its connection.
@@ -93,7 +86,7 @@ impl Exec {
             self.kill_all();
         } else {
             if !self.is_hung_up {
-                let _ = self.signal(Signal::HUP);
+                let _ = self.process.signal_group(Signal::HUP);
             }
             self.kill_at = Some(now + self.grace);
         }
@@ -101,7 +94,7 @@ impl Exec {
 
     /// Kills it and all processes that it started. No later exec may use its cgroup: since Linux 6.14 it
     /// would be killed too.
-    pub(crate) fn kill_all(&self) {
+    pub(crate) fn kill_all(&mut self) {
         self.kill();
         self.cgroup.iter().for_each(kill_cgroup);
     }

@@ -15,6 +15,7 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+mod child;
 mod clients;
 mod clock;
 mod connection;

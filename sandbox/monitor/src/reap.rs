@@ -6,10 +6,11 @@ use crisp_executor::run::{Stage, StageError};
 use crisp_monitor::wire::response::{Event, Started};
 use crisp_monitor::wire::{ExitStatus, Failure};
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitOptions, WaitStatus, pidfd_send_signal, wait};
+use rustix::process::{Signal, WaitOptions, WaitStatus, wait};
 
 use crate::clock;
-use crate::container::Phase;
+use crate::container::{Container, Phase};
+use crate::exec::Exec;
 use crate::launch::Launched;
 use crate::monitor::Monitor;
 use crate::poller::Key;
@@ -32,10 +33,13 @@ impl Monitor {
     }
 
     fn child_ended(&mut self, pid: i32, status: ExitStatus) {
-        let container = self.containers.iter().find(|(_, c)| c.pid == pid && c.is_alive());
-        if let Some(key) = container.map(|(key, _)| *key) {
+        let of_container = |(key, c): (&Key, &mut Container)| {
+            (c.is_alive() && c.process.has_ended_with(pid)).then_some(*key)
+        };
+        let of_exec = |(key, exec): (&Key, &mut Exec)| exec.process.has_ended_with(pid).then_some(*key);
+        if let Some(key) = self.containers.iter_mut().find_map(of_container) {
             self.container_ended(key, status);
-        } else if let Some(key) = self.execs.iter().find(|(_, e)| e.pid == pid).map(|(key, _)| *key) {
+        } else if let Some(key) = self.execs.iter_mut().find_map(of_exec) {
             self.exec_ended(key, status);
         } else if self.pod.init_ended(pid) {
             self.broadcast(&Event::InitExited { status });
@@ -54,7 +58,7 @@ impl Monitor {
             return;
         }
         container.ended(status, clock::now_ns());
-        for exec in self.execs.values().filter(|exec| exec.container == container.id) {
+        for exec in self.execs.values_mut().filter(|exec| exec.container == container.id) {
             // Processes in its own PID namespace are dead already.
             exec.kill();
         }
@@ -86,18 +90,21 @@ impl Monitor {
             let Phase::Starting(launch) = &mut container.phase else { return };
             match launch.progress() {
                 Launched::NotYet => {}
-                Launched::Running => self.container_runs(key),
+                Launched::Running if container.process.is_made() => self.container_runs(key),
+                // A helper that was killed: the response follows once it is reaped.
+                Launched::Running => self.poller.remove(&launch.report),
                 Launched::Failed => {
                     // The response follows once it is reaped: its cgroup is empty then, and can be removed.
                     self.poller.remove(&launch.report);
-                    let _ = pidfd_send_signal(&container.pidfd, Signal::KILL);
+                    let _ = container.process.signal(Signal::KILL);
                 }
             }
         } else if let Some(exec) = self.execs.get_mut(&key) {
             let Some(launch) = &mut exec.launch else { return };
             match launch.progress() {
                 Launched::NotYet => {}
-                Launched::Running => self.exec_runs(key),
+                Launched::Running if exec.process.is_made() => self.exec_runs(key),
+                Launched::Running => self.poller.remove(&launch.report),
                 Launched::Failed => {
                     self.poller.remove(&launch.report);
                     exec.kill();

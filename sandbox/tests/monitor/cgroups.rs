@@ -48,6 +48,11 @@ impl Cgroup {
         std::fs::File::open(&self.0).unwrap().into()
     }
 
+    /// On v2.
+    pub fn freeze(&self, frozen: bool) {
+        std::fs::write(self.0.join("cgroup.freeze"), if frozen { "1" } else { "0" }).unwrap();
+    }
+
     fn reading(&self, file: &str) -> OwnedFd {
         std::fs::File::open(self.0.join(file)).unwrap().into()
     }
@@ -56,7 +61,7 @@ impl Cgroup {
         OpenOptions::new().write(true).open(self.0.join(file)).unwrap().into()
     }
 
-    fn pids(&self) -> Vec<i32> {
+    pub fn pids(&self) -> Vec<i32> {
         let text = std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap();
         text.lines().map(|line| line.parse().unwrap()).collect()
     }

@@ -4,11 +4,12 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use crisp_executor::ids::ContainerId;
-use crisp_executor::plan::{CgroupJoin, Process};
+use crisp_executor::plan::{CgroupJoin, FdIndex, PidNamespace, Process};
 use crisp_monitor::wire::{ExitStatus, Failure};
 use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink, Started};
 
-use crate::harness::{DEADLINE, Pod, gone, missing};
+use crate::cgroups::Cgroup;
+use crate::harness::{DEADLINE, Pod, gone, missing, until};
 use crate::plans::{process, sh};
 
 fn request(
@@ -160,6 +161,66 @@ async fn a_dropped_exec_request_leaves_no_process() {
         assert!(began.elapsed() < DEADLINE, "execs are left");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    pod.shutdown().await;
+}
+
+/// How long a response that must not come is waited for.
+const SHORT: Duration = Duration::from_millis(200);
+
+/// Containers of this pod have all rights: commands in them are made by helpers, here in a cgroup that is frozen.
+#[tokio::test]
+async fn a_command_whose_helper_is_frozen_holds_up_no_other() {
+    if missing() {
+        return;
+    }
+    let Some(cgroup) = Cgroup::v2() else { return };
+    let (pod, id) = sleeper().await;
+    cgroup.freeze(true);
+    let other = pod.connect().await;
+    let frozen = |exec_id| {
+        let mut request = request(&id, exec_id, &process(&["/bin/busybox", "sh", "-c", "exit 4"]), None);
+        request.cgroup.v2 = Some(FdIndex(0));
+        request.fds = vec![cgroup.folder()];
+        other.exec(request)
+    };
+    let (mut killed, mut thawed) = (std::pin::pin!(frozen(1)), std::pin::pin!(frozen(2)));
+    assert!(tokio::time::timeout(SHORT, &mut killed).await.is_err());
+    assert!(tokio::time::timeout(SHORT, &mut thawed).await.is_err());
+    exec(&pod.link, &id, 3, &process(&["/bin/busybox", "true"]), None).await.unwrap();
+    assert_eq!(pod.link.wait_exec(3).await.unwrap(), ExitStatus::Code(0));
+    assert_eq!(cgroup.pids().len(), 2, "the others are still in it");
+    other.kill_exec(1).await.unwrap();
+    let error = killed.await.unwrap_err();
+    assert!(error.to_string().contains("killed before"), "{error}");
+    cgroup.freeze(false);
+    thawed.await.unwrap();
+    assert_eq!(other.wait_exec(2).await.unwrap(), ExitStatus::Code(4));
+    cgroup.freeze(true);
+    let mut last = std::pin::pin!(frozen(4));
+    assert!(tokio::time::timeout(SHORT, &mut last).await.is_err());
+    // Which also kills a helper.
+    pod.shutdown().await;
+    assert!(cgroup.pids().is_empty());
+}
+
+#[tokio::test]
+async fn a_container_is_killed_whose_helper_is_frozen() {
+    if missing() {
+        return;
+    }
+    let Some(cgroup) = Cgroup::v2() else { return };
+    let (pod, _) = Pod::open_with(|request| request.shared_pid = true).await;
+    cgroup.freeze(true);
+    let mut plan = sh("exit 0");
+    (plan.pid, plan.cgroup.v2) = (PidNamespace::Pod, Some(FdIndex(1)));
+    let mut start = Box::pin(pod.start_with(&plan, vec![pod.root(), cgroup.folder()], |_| {}));
+    assert!(tokio::time::timeout(SHORT, &mut start).await.is_err());
+    let report = pod.link.report().await.unwrap();
+    pod.link.signal(&report.containers[0].id, 9, true).await.unwrap();
+    let error = start.await.unwrap_err();
+    assert!(error.to_string().contains("killed before"), "{error}");
+    assert!(pod.link.report().await.unwrap().containers.is_empty());
+    until("its end", || cgroup.pids().is_empty()).await;
     pod.shutdown().await;
 }
 

@@ -56,7 +56,7 @@ pub(crate) fn start(
     })?;
     drop(sender);
     let (pid, pidfd) = receiver.wait(&builder.report)?;
-    Ok(Starting { pid, pidfd, report: builder.report })
+    Ok(Starting { pid, pidfd, report: builder.report, helper: None })
 }
 
 /// The work of the builder, and the start of the child, in which this returns.

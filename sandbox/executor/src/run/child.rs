@@ -23,7 +23,7 @@ use super::{
     pod_root, procfs, start_gate, streams, terminal,
 };
 use crate::in_root;
-use crate::plan::{MountKind, Plan, Process};
+use crate::plan::{Plan, Process};
 use crate::sys::{self, MountAttr};
 
 /// The umask of programs whose image does not set one.
@@ -41,7 +41,33 @@ pub(crate) fn start(
     if plan.cgroup_namespace {
         sys::unshare_cgroup_namespace().at(Stage::JoinCgroup, "make a cgroup namespace")?;
     }
-    enter_root(setup, plan, None, reporter)
+    let procs = own_procs(setup.process, plan, reporter)?;
+    let entered = enter_root(setup, plan, None, procs, reporter)?;
+    launch(setup, become_user(setup, entered, reporter)?, reporter)
+}
+
+/// As [`start`], up to the change of user, in a helper whose child is to become the container's first process. That is
+/// born in the PID namespace of `other`, to which this process has moved its children.
+pub(crate) fn enter_beside<'a>(
+    setup: &Setup<'a>,
+    plan: &Plan,
+    other: BorrowedFd<'_>,
+    pod: &PodContext<'_>,
+    stdio: Stdio,
+    reporter: &Reporter,
+    joined: InCgroup,
+) -> Result<Entered<'a>, StageError> {
+    let process = setup.process;
+    let files = hosts_files(process, pod);
+    let procs = procfs::of_others(plan, other, pod)?;
+    let needed: Vec<_> =
+        files.iter().flat_map(procfs::Files::iter).chain(procs.iter().map(AsFd::as_fd)).collect();
+    setup.begin(stdio, &needed, credentials::FOR_ROOT, reporter, joined)?;
+    if plan.cgroup_namespace {
+        sys::unshare_cgroup_namespace().at(Stage::JoinCgroup, "make a cgroup namespace")?;
+    }
+    apply(files, process, reporter)?;
+    enter_root(setup, plan, None, procs, reporter)
 }
 
 /// The same in a user namespace, after a builder has done the steps that need the host's rights.
@@ -58,25 +84,26 @@ pub(crate) fn start_inside(
     keyring::join(setup.id)?;
     let prepared = Prepared::find()?;
     let inherited = Process { oom_score_adj: None, ..setup.process.clone() };
-    enter_root(&Setup { process: &inherited, ..*setup }, plan, Some(&prepared), reporter)
+    let setup = &Setup { process: &inherited, ..*setup };
+    let procs = own_procs(setup.process, plan, reporter)?;
+    let entered = enter_root(setup, plan, Some(&prepared), procs, reporter)?;
+    launch(setup, become_user(setup, entered, reporter)?, reporter)
 }
 
-/// Root, mounts, the switch; then exec. `prepared` has the files that a builder has attached for them.
-fn enter_root(
-    setup: &Setup<'_>,
+/// Root, mounts, the switch. `prepared` has the files that a builder has attached for them, `procs` a /proc for each
+/// such mount.
+fn enter_root<'a>(
+    setup: &Setup<'a>,
     plan: &Plan,
     prepared: Option<&Prepared>,
+    procs: Vec<OwnedFd>,
     reporter: &Reporter,
-) -> Result<Infallible, StageError> {
+) -> Result<Entered<'a>, StageError> {
     let (process, fds) = (setup.process, setup.fds);
     let command = Command::new(process)?;
-    let proc = open_proc(plan, process)?;
-    if let Some(proc) = &proc {
-        procfs::Files::open(proc.as_fd(), process)?.apply(process, reporter)?;
-    }
     let root = fds.get(plan.root.mount)?;
     attach_root(root)?;
-    fill_root(plan, fds, prepared, root, proc, reporter)?;
+    fill_root(plan, fds, prepared, root, procs, reporter)?;
     let mut terminal = None;
     if process.terminal {
         let slave = terminal::open(root, process.uid, setup.size, reporter)?;
@@ -92,9 +119,7 @@ fn enter_root(
     cwd::make(root, &process.cwd)?;
     seal_root(plan, root)?;
     let root = rustix::io::fcntl_dupfd_cloexec(root, 3);
-    let entered = Entered { command, root: root.at(Stage::SwitchRoot, "name the root")?, terminal };
-    let remaining = become_user(setup, &entered, reporter)?;
-    launch(setup, entered, remaining, reporter)
+    Ok(Entered { command, root: root.at(Stage::SwitchRoot, "name the root")?, terminal })
 }
 
 /// If /dev is a volume, which usually is the host's, no console is made in it, and none attached that could
@@ -121,6 +146,20 @@ pub(crate) struct Entered<'a> {
     terminal: Option<OwnedFd>,
 }
 
+/// A process that has become the user, before its exec.
+pub(crate) struct Ready<'a> {
+    command: Command<'a>,
+    terminal: Option<OwnedFd>,
+    remaining: Remaining,
+}
+
+impl Ready<'_> {
+    /// The descriptor that its [`launch`] needs.
+    pub(crate) fn terminal(&self) -> Option<BorrowedFd<'_>> {
+        self.terminal.as_ref().map(AsFd::as_fd)
+    }
+}
+
 /// Becomes an additional process of the container whose first process is `init`.
 pub(crate) fn join(
     setup: &Setup<'_>,
@@ -131,8 +170,7 @@ pub(crate) fn join(
     joined: InCgroup,
 ) -> Result<Infallible, StageError> {
     let entered = enter_container(setup, init, pod, stdio, reporter, joined)?;
-    let remaining = become_user(setup, &entered, reporter)?;
-    launch(setup, entered, remaining, reporter)
+    launch(setup, become_user(setup, entered, reporter)?, reporter)
 }
 
 /// Joins the cgroups and namespaces of the container, except for its PID namespace.
@@ -145,20 +183,14 @@ pub(crate) fn enter_container<'a>(
     joined: InCgroup,
 ) -> Result<Entered<'a>, StageError> {
     let process = setup.process;
-    let files = pod.proc.and_then(|proc| procfs::Files::open(proc, process).ok());
+    let files = hosts_files(process, pod);
     let needed: Vec<_> = files.iter().flat_map(procfs::Files::iter).chain([init]).collect();
     match pod.user {
         None => setup.begin(stdio, &needed, credentials::FOR_JOIN, reporter, joined)?,
         Some(user) => setup.begin_to_enter(user, stdio, &needed, reporter, joined)?,
     }
     let command = Command::new(process)?;
-    match files {
-        Some(files) => files.apply(process, reporter)?,
-        None if procfs::needed(process) => {
-            procfs::Files::open(procfs::open(None)?.as_fd(), process)?.apply(process, reporter)?;
-        }
-        None => {}
-    }
+    apply(files, process, reporter)?;
     enter_namespaces(setup, init, pod.user.is_some())?;
     let root = openat(CWD, c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let root = root.at(Stage::JoinNamespaces, "container's root")?;
@@ -182,14 +214,30 @@ fn enter_namespaces(setup: &Setup<'_>, init: BorrowedFd<'_>, user: bool) -> Resu
     Ok(())
 }
 
-/// The container's /proc, or a private one if it is only needed for writing.
-fn open_proc(plan: &Plan, process: &Process) -> Result<Option<OwnedFd>, StageError> {
-    let mounted = plan.mounts.iter().find(|m| matches!(m.kind, MountKind::Proc));
-    match mounted {
-        Some(mount) => procfs::open(Some(mount.attributes)).map(Some),
-        None if procfs::needed(process) => procfs::open(None).map(Some),
-        None => Ok(None),
+/// The files of this process in the host's /proc, to be opened before it leaves that.
+fn hosts_files(process: &Process, pod: &PodContext<'_>) -> Option<procfs::Files> {
+    pod.proc.and_then(|proc| procfs::Files::open(proc, process).ok())
+}
+
+/// Sets through `files`, or through a private /proc, what can only be set there.
+fn apply(files: Option<procfs::Files>, process: &Process, reporter: &Reporter) -> Result<(), StageError> {
+    match files {
+        Some(files) => files.apply(process, reporter),
+        None if procfs::needed(process) => {
+            procfs::Files::open(procfs::open(None)?.as_fd(), process)?.apply(process, reporter)
+        }
+        None => Ok(()),
     }
+}
+
+/// The container's new /proc mounts, of the PID namespace of this process, for which the first one has served.
+fn own_procs(process: &Process, plan: &Plan, reporter: &Reporter) -> Result<Vec<OwnedFd>, StageError> {
+    let procs: Vec<_> = procfs::attributes_of(plan)
+        .map(|attributes| procfs::open(Some(attributes)))
+        .collect::<Result<_, _>>()?;
+    let files = procs.first().map(|proc| procfs::Files::open(proc.as_fd(), process)).transpose()?;
+    apply(files, process, reporter)?;
+    Ok(procs)
 }
 
 /// Mounts, devices, links; then masked and read-only paths.
@@ -198,13 +246,14 @@ fn fill_root(
     fds: Fds<'_>,
     prepared: Option<&Prepared>,
     root: BorrowedFd<'_>,
-    proc: Option<OwnedFd>,
+    procs: Vec<OwnedFd>,
     reporter: &Reporter,
 ) -> Result<(), StageError> {
     let kcore =
-        proc.as_ref().is_some_and(|p| accessat(p, c"kcore", Access::EXISTS, AtFlags::empty()).is_ok());
+        procs.first().is_some_and(|p| accessat(p, c"kcore", Access::EXISTS, AtFlags::empty()).is_ok());
     let own = vec![devices::mount_of(root).at(Stage::AttachRoot, "of the container")?];
-    Mounter { plan, fds, prepared, root, proc, kcore, reporter, own, seal: Vec::new() }.attach_all()?;
+    let procs = procs.into();
+    Mounter { plan, fds, prepared, root, procs, kcore, reporter, own, seal: Vec::new() }.attach_all()?;
     masked_paths::make_read_only(root, &plan.readonly_paths)?;
     masked_paths::mask(root, &plan.masked_paths)
 }
@@ -224,12 +273,13 @@ fn seal_root(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), StageError> {
 }
 
 /// Gets the user, rights, limits and working directory of the program.
-pub(crate) fn become_user(
+pub(crate) fn become_user<'a>(
     setup: &Setup<'_>,
-    entered: &Entered<'_>,
+    entered: Entered<'a>,
     reporter: &Reporter,
-) -> Result<Remaining, StageError> {
-    let (process, root) = (setup.process, entered.root.as_fd());
+) -> Result<Ready<'a>, StageError> {
+    let Entered { command, root, terminal } = entered;
+    let (process, root) = (setup.process, root.as_fd());
     credentials::give_up_all_but(process, credentials::for_launch(process))?;
     let folder = cwd::enter(root, &process.cwd)?;
     limits::apply(&process.rlimits, reporter)?;
@@ -242,18 +292,18 @@ pub(crate) fn become_user(
     if process.no_new_privileges {
         set_no_new_privs(true).at(Stage::Capabilities, "no_new_privs")?;
     }
-    Ok(remaining)
+    Ok(Ready { command, terminal, remaining })
 }
 
 /// All steps after the change of user, up to the exec.
 pub(crate) fn launch(
     setup: &Setup<'_>,
-    entered: Entered<'_>,
-    remaining: Remaining,
+    ready: Ready<'_>,
     reporter: &Reporter,
 ) -> Result<Infallible, StageError> {
-    let (process, command) = (setup.process, &entered.command);
-    if let Some(terminal) = &entered.terminal {
+    let Ready { command, terminal, remaining } = ready;
+    let (process, command) = (setup.process, &command);
+    if let Some(terminal) = &terminal {
         streams::connect_terminal(terminal)?;
     }
     // Sent now, because the filter may not allow it.

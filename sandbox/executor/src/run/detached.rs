@@ -13,30 +13,28 @@
 //!
 //! The caller stays in the host's namespaces. It has one thread, as the callers of all of `run` have.
 //!
+//! When the child comes from a helper of its own, as it would be seen by other processes ([`unseen`](super::unseen)),
+//! [`create`] has two responses: the pid of that one, and then that of the child.
+//!
 //! Cast: [`create`] and [`exec`] make processes, [`Namespaces`] describes their namespaces.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
-use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::system::{setdomainname, sethostname};
 use rustix::thread::{
     LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
 };
-use serde::{Deserialize, Serialize};
 
 use super::error::{At, Stage, StageError};
 use super::inside::Inside;
+use super::relay::{self, Kind, Packet, Relay};
 use super::report::{Report, cut};
 use super::spawn::Stop;
-use super::{Pauses, PodContext, Starting, Stdio, pod_root, start_with_pauses, sysctl};
+use super::unseen::{self, Helper};
+use super::{Pauses, PodContext, Starting, Stdio, pod_root, procfs, start_with_pauses, sysctl};
 use crate::ids::ContainerId;
 use crate::plan::{CgroupJoin, Plan, Process};
 use crate::sys::{self, Cloned};
@@ -68,15 +66,6 @@ pub struct Namespaces {
 
 /// Not used here: no container gets a pod's shared memory.
 const SHM_BYTES: u64 = 64 << 10;
-/// Limit for a helper's response.
-const ANSWER: usize = 8192;
-
-#[derive(Serialize, Deserialize)]
-enum Response {
-    Started(i32),
-    Failed(StageError),
-}
-
 /// Starts the first process of the container `id`.
 ///
 /// # Errors
@@ -104,7 +93,7 @@ pub fn create(
 /// container's user namespace.
 ///
 /// # Errors
-/// As for [`create`].
+/// As for [`create`]. It waits for the process.
 pub fn exec(
     id: &ContainerId,
     process: &Process,
@@ -126,13 +115,14 @@ pub fn exec(
         pod_root::enter(None)?;
         pod_root::add_own(SHM_BYTES, None)?;
         pod_root::leave_host()?;
-        super::exec(id, process, cgroup, fds, stdio, init, &context(proc.as_ref(), user))
+        super::exec(id, process, cgroup, fds, stdio, init, &context(proc.as_ref(), user))?.wait_for_process()
     })
 }
 
 fn context<'a>(proc: Option<&'a OwnedFd>, user: Option<&'a UserNamespace>) -> PodContext<'a> {
     // There is no record of what other commands may do.
-    PodContext { init: None, user, proc: proc.map(AsFd::as_fd), may_be_traced: true }
+    let copies_proc = !procfs::makes_those_of_others();
+    PodContext { init: None, user, proc: proc.map(AsFd::as_fd), may_be_traced: true, copies_proc }
 }
 
 fn host_proc() -> Option<OwnedFd> {
@@ -211,56 +201,41 @@ fn by_helper(start: impl FnOnce() -> Result<Starting, StageError>) -> Result<Sta
         Cloned::Child => {
             let _stop = Stop;
             drop(ours);
-            send_response(&theirs, start());
+            respond(&theirs, start());
             sys::exit(0)
         }
         Cloned::Parent { pidfd, .. } => {
             drop(theirs);
-            let started = receive(&ours);
-            let id = WaitId::PidFd(pidfd.as_fd());
-            // If the caller ignores SIGCHLD, there is no process to wait for.
-            let _ = retry_on_intr(|| waitid(id.clone(), WaitIdOptions::EXITED));
-            started
+            let relay = Relay { socket: ours, sender: pidfd };
+            let received = relay.receive().inspect_err(|_| relay.reap_sender())?;
+            let helper = match received.kind {
+                Kind::Process => {
+                    relay.reap_sender();
+                    None
+                }
+                Kind::Helper => Some(Helper::elsewhere(relay)),
+            };
+            let report =
+                Report::from(received.report.ok_or(Errno::MFILE).at(Stage::Clone, "receive the process")?);
+            Ok(Starting { helper, pid: received.pid, pidfd: received.pidfd, report })
         }
     }
 }
 
 /// If the caller is gone, its process continues: it is in its cgroup, where it can be found.
-fn send_response(socket: &OwnedFd, started: Result<Starting, StageError>) {
-    let (response, fds) = match started {
-        Ok(Starting { pid, pidfd, report }) => (Response::Started(pid), Some((pidfd, report))),
-        Err(error) => (Response::Failed(cut(error)), None),
+fn respond(socket: &OwnedFd, started: Result<Starting, StageError>) {
+    let Starting { pid, pidfd, report, helper } = match started {
+        Ok(starting) => starting,
+        Err(error) => return relay::send(socket, &Packet::Failed(cut(error)), &[]),
     };
-    let Ok(bytes) = postcard::to_allocvec(&response) else { return };
-    let fds: Vec<BorrowedFd<'_>> =
-        fds.iter().flat_map(|(pidfd, report)| [pidfd.as_fd(), report.as_fd()]).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(&fds));
-    }
-    let _ = retry_on_intr(|| sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL));
-}
-
-fn receive(socket: &OwnedFd) -> Result<Starting, StageError> {
-    let at = Stage::Clone;
-    let mut bytes = [0; ANSWER];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    let got = retry_on_intr(|| recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags));
-    let length = got.at(at, "wait for the helper")?.bytes;
-    let rights = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-        _ => None,
-    });
-    let mut fds = rights.flatten();
-    let killed = || StageError::explained(at, Errno::CHILD, "process: the helper was killed");
-    match postcard::from_bytes(&bytes[..length]).map_err(|_| killed())? {
-        Response::Failed(error) => Err(error),
-        Response::Started(pid) => match (fds.next(), fds.next()) {
-            (Some(pidfd), Some(report)) => Ok(Starting { pid, pidfd, report: Report::from(report) }),
-            _ => Err(StageError::new(at, Errno::MFILE, "receive the process")),
-        },
+    let fds = [pidfd.as_fd(), report.as_fd()];
+    let Some(helper) = helper else { return relay::send(socket, &Packet::Started(pid), &fds) };
+    relay::send(socket, &Packet::Helper(pid), &fds);
+    // From here on the caller has it, and hears from it why it failed: a copy that is kept here would hide the
+    // caller's end from the helper.
+    drop(report);
+    match unseen::process_of(helper, &pidfd) {
+        Ok((pid, pidfd)) => relay::send(socket, &Packet::Started(pid), &[pidfd.as_fd()]),
+        Err(error) => relay::send(socket, &Packet::Failed(error), &[]),
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use crate::sys::{self, MountAttr};
@@ -29,13 +29,44 @@ impl fmt::Display for Refused {
 /// A new, unattached mount. `options` are `key=value` or `key`, `attributes` MOUNT_ATTR_ bits. Its
 /// source, which people see in `mount` and `df`, is the file system's name unless an option says so.
 pub(crate) fn new(name: &CStr, options: &[&CStr], attributes: u64) -> Result<OwnedFd, Refused> {
-    let context = fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC)
-        .map_err(|errno| Refused { errno, kernel_log: format!("{name:?} cannot be opened") })?;
-    configure(&context, name, options, attributes)
-        .map_err(|errno| Refused { errno, kernel_log: kernel_log(&context) })
+    make(name, |context| configure(context, name, options), attributes)
 }
 
-fn configure(context: &OwnedFd, name: &CStr, options: &[&CStr], attributes: u64) -> Result<OwnedFd, Errno> {
+/// The same with one option, whose value is a descriptor.
+pub(crate) fn new_by_descriptor(
+    name: &CStr,
+    (key, value): (&CStr, BorrowedFd<'_>),
+    attributes: u64,
+) -> Result<OwnedFd, Refused> {
+    let configure = |context: &OwnedFd| {
+        configure(context, name, &[])?;
+        fsconfig_set_fd(context, key, value)
+    };
+    make(name, configure, attributes)
+}
+
+fn make(
+    name: &CStr,
+    configure: impl FnOnce(&OwnedFd) -> Result<(), Errno>,
+    attributes: u64,
+) -> Result<OwnedFd, Refused> {
+    let context = fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(|errno| Refused { errno, kernel_log: format!("{name:?} cannot be opened") })?;
+    let made = configure(&context).and_then(|()| {
+        fsconfig_create(&context)?;
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attribute_flags(attributes))
+    });
+    made.map_err(|errno| Refused { errno, kernel_log: kernel_log(&context) })
+}
+
+/// Whether file systems of type `name` have the option `key`, whose value is a path.
+pub(crate) fn has_option(name: &CStr, key: &CStr) -> bool {
+    // One that the kernel does not know is EINVAL; of one that it knows it looks for the file.
+    fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC)
+        .is_ok_and(|context| fsconfig_set_string(&context, key, c"") == Err(Errno::NOENT))
+}
+
+fn configure(context: &OwnedFd, name: &CStr, options: &[&CStr]) -> Result<(), Errno> {
     if !options.iter().any(|option| option.to_bytes().starts_with(b"source=")) {
         fsconfig_set_string(context, c"source", name)?;
     }
@@ -46,8 +77,7 @@ fn configure(context: &OwnedFd, name: &CStr, options: &[&CStr], attributes: u64)
             None => fsconfig_set_flag(context, option)?,
         }
     }
-    fsconfig_create(context)?;
-    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attribute_flags(attributes))
+    Ok(())
 }
 
 /// The kernel writes its messages into the context: lines such as `e tmpfs: Bad value for 'size'`.

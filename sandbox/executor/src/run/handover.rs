@@ -63,23 +63,23 @@ impl Receiver {
         match pidfd {
             Some(pidfd) if got == bytes.len() => Ok((i32::from_ne_bytes(bytes), pidfd)),
             Some(_) => Err(StageError::new(Stage::UserNamespace, Errno::BADMSG, "wait for the builder")),
-            None => Err(failure(
-                report,
-                Stage::UserNamespace,
-                "of the pod: the process that was to enter it has been killed",
-            )),
+            None => {
+                let killed = "of the pod: the process that was to enter it has been killed";
+                let killed = StageError::explained(Stage::UserNamespace, Errno::CHILD, killed);
+                Err(failure(report, killed))
+            }
         }
     }
 }
 
-/// Why a process ended before it made another. `at` and `killed`: when it could not report it.
-pub(crate) fn failure(report: &Report, at: Stage, killed: &str) -> StageError {
+/// Why a process ended before it made another; `killed` when it could not report it.
+pub(crate) fn failure(report: &Report, killed: StageError) -> StageError {
     loop {
         match report.receive() {
             Ok(Progress::Failed(error)) => return error,
             Ok(Progress::Notes(_) | Progress::Terminal(_)) => {}
             Ok(Progress::Pending | Progress::Prepared | Progress::Waiting | Progress::Executed) | Err(_) => {
-                return StageError::explained(at, Errno::CHILD, killed);
+                return killed;
             }
         }
     }

@@ -11,8 +11,10 @@
 //! ```
 //!
 //! The monitor does not wait for the child: it polls [`Report`] and calls [`Report::receive`] when that is
-//! readable. It does wait for the helper of a start in a user namespace (`builder`), and of a command in a
-//! container that may trace it (`unseen`).
+//! readable. It does wait for the helper of a start in a user namespace (`builder`).
+//!
+//! No process is cloned into a PID namespace in which another one may trace it: a helper that cannot be seen there
+//! does what needs rights, and makes the process at the end (`unseen`). [`Starting::helper`] says so.
 //!
 //! [`detached`] does the same for callers that end before the container does; its processes wait at a
 //! [`start_gate`].
@@ -45,7 +47,8 @@ mod mounts;
 pub mod pod_init;
 pub mod pod_root;
 mod prepared;
-mod procfs;
+pub mod procfs;
+mod relay;
 mod report;
 mod setup;
 pub mod sibling;
@@ -54,7 +57,7 @@ pub mod start_gate;
 mod streams;
 pub mod sysctl;
 mod terminal;
-mod unseen;
+pub mod unseen;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -68,6 +71,7 @@ use spawn::{CloneOptions, PidFrom};
 
 pub use error::{Stage, StageError};
 pub use report::{Progress, Report};
+pub use unseen::Helper;
 
 /// The files that become descriptors 0, 1 and 2. `None` is a null device. They are ignored for a process with
 /// a terminal, whose master arrives as [`Progress::Terminal`].
@@ -100,11 +104,18 @@ pub struct PodContext<'a> {
     /// Some process of the pod may have CAP_SYS_PTRACE, see [`Process::may_trace`]. Without a user namespace it may
     /// inspect each process that it sees.
     pub may_be_traced: bool,
+    /// Whether a helper has to copy a /proc, as the kernel does not make one of another PID namespace: not
+    /// [`procfs::makes_those_of_others`]. For a shared PID namespace [`pod_init::start_with_proc`] has the original.
+    pub copies_proc: bool,
 }
 
 /// A process between its clone and its exec.
 #[derive(Debug)]
 pub struct Starting {
+    /// If set, `pid` and `pidfd` are those of a helper, which ends when it has made the process: see
+    /// [`Helper::child`] and [`wait_for_process`](Self::wait_for_process). A caller that kills it looks at that
+    /// once more when it has ended.
+    pub helper: Option<Helper>,
     /// As the monitor's PID namespace numbers it. A child of the monitor: to be reaped by it.
     pub pid: i32,
     /// Names the process for as long as it is kept; readable at exit.
@@ -167,6 +178,11 @@ pub(crate) fn start_with_pauses(
     if let Some(user) = pod.user {
         let inside = builder::Inside { user, pid, proc: pod.proc };
         return builder::start(&setup, plan, stdio, &inside, cgroup);
+    }
+    if let PidFrom::Of(other) = pid
+        && pod.may_be_traced
+    {
+        return unseen::start(&setup, plan, other, pod, stdio, cgroup);
     }
     let options = CloneOptions { pid, cgroup, mount_namespace: true };
     spawn::spawn(&options, |reporter, joined| child::start(&setup, plan, stdio, reporter, joined))

@@ -1,5 +1,6 @@
 //! The mounts of a plan, attached below the container's root in their order.
 
+use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -28,8 +29,8 @@ pub(crate) struct Mounter<'a> {
     /// Where a builder has attached sources of binds, devices and /dev.
     pub prepared: Option<&'a Prepared>,
     pub root: BorrowedFd<'a>,
-    /// The private /proc, until the plan's first /proc mount takes it.
-    pub proc: Option<OwnedFd>,
+    /// A /proc for each such mount of the plan, in their order.
+    pub procs: VecDeque<OwnedFd>,
     /// Whether the kernel offers /proc/kcore.
     pub kcore: bool,
     pub reporter: &'a Reporter,
@@ -70,10 +71,10 @@ impl<'a> Mounter<'a> {
                 Some(prepared) => prepared.mount(position).at(Stage::Mount, Quoted(&mount.target))?,
                 None => return self.fds.get(*source).map(Source::Given),
             },
-            MountKind::Proc => match self.proc.take() {
-                Some(proc) => proc,
-                None => new(c"proc", &[])?,
-            },
+            MountKind::Proc => {
+                let proc = self.procs.pop_front().ok_or(Errno::NOENT);
+                proc.at(Stage::Mount, Quoted(&mount.target))?
+            }
             MountKind::Sysfs => self.sysfs(mount)?,
             MountKind::Tmpfs { options } => self.tmpfs(position, mount, options)?,
             MountKind::Devpts { gid } => {

@@ -15,8 +15,9 @@ use rustix::thread::{
 };
 
 use super::error::{At, Stage, StageError};
-use super::handover;
-use super::spawn::{self, CloneOptions, PidFrom};
+use super::report::{self, Progress};
+use super::spawn::{self, CloneOptions, PidFrom, Stop};
+use super::{handover, pod_root};
 use crate::sys::{self, Cloned};
 use crate::user_namespace::UserNamespace;
 
@@ -38,13 +39,49 @@ pub struct PodInit {
 /// # Errors
 /// [`Stage::Clone`], [`Stage::UserNamespace`].
 pub fn start(user: Option<&UserNamespace>) -> Result<PodInit, StageError> {
+    match user {
+        None => make(|| {}),
+        Some(user) => start_inside(user),
+    }
+}
+
+/// The same without a user namespace, and with a /proc of the PID namespace in the root of the caller, which is that
+/// of [`pod_root::enter`]: containers get copies of it, see [`PodContext::copies_proc`]. Only a process
+/// that is alone in its namespace can make one safely, as others could seize it while it has the right to.
+///
+/// # Errors
+/// [`Stage::Clone`], [`Stage::PodRoot`].
+///
+/// [`PodContext::copies_proc`]: super::PodContext::copies_proc
+pub fn start_with_proc() -> Result<PodInit, StageError> {
+    let (report, reporter) = report::pair().at(Stage::Clone, "make a report socket")?;
+    let init = make(|| {
+        if let Err(error) = pod_root::add_proc() {
+            reporter.failed(error);
+            sys::exit(1)
+        }
+    })?;
+    drop(reporter);
+    match report.wait().at(Stage::PodRoot, "wait for the pod's init")? {
+        Progress::Failed(error) => Err(error),
+        _ => Ok(init),
+    }
+}
+
+/// `first` is what the process does with the rights of the caller.
+fn make(first: impl FnOnce()) -> Result<PodInit, StageError> {
+    match sys::clone3(libc::CLONE_NEWPID as u64, None).at(Stage::Clone, "the pod's init")? {
+        Cloned::Parent { pid, pidfd } => Ok(PodInit { pid, pidfd }),
+        Cloned::Child => {
+            let _stop = Stop;
+            first();
+            live(USER)
+        }
+    }
+}
+
+fn start_inside(user: &UserNamespace) -> Result<PodInit, StageError> {
     let namespace = libc::CLONE_NEWPID as u64;
-    let Some(user) = user else {
-        return match sys::clone3(namespace, None).at(Stage::Clone, "the pod's init")? {
-            Cloned::Parent { pid, pidfd } => Ok(PodInit { pid, pidfd }),
-            Cloned::Child => live(USER),
-        };
-    };
     let (sender, receiver) = handover::pair()?;
     let options = CloneOptions { pid: PidFrom::Own, cgroup: None, mount_namespace: false };
     let builder = spawn::spawn(&options, |_, _| {

@@ -9,6 +9,7 @@
 //!  /own/shm   the pod's shared memory, 1777; or the host's
 //!  /proc      where the pod has a user namespace: the kernel lets a process in one mount a new /proc and /sys
 //!  /sys       only where it can see all of an older one
+//!  /proc      else a place for that of a shared PID namespace, which a kernel before 6.17 needs, see `pod_init`
 //! ```
 //!
 //! With it the monitor pins no mount of the host's, and the clone of a container copies three mounts.
@@ -61,8 +62,10 @@ pub fn enter(user: Option<&UserNamespace>) -> Result<(), StageError> {
     // Any folder will do to attach it at, in a mount namespace that is ours alone; this one is everywhere.
     let spot = open(c"/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at(at, "/proc")?;
     filesystem::attach(root.as_fd(), spot.as_fd()).at(at, "attach tmpfs")?;
+    mkdirat(&root, c"proc", Mode::from_raw_mode(0o755)).at(at, "/proc")?;
     if user.is_some() {
         attach_new(&root, c"proc", c"proc")?;
+        mkdirat(&root, c"sys", Mode::from_raw_mode(0o755)).at(at, "/sys")?;
         attach_new(&root, c"sys", c"sysfs")?;
     }
     let readonly = MountAttr { set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(), ..MountAttr::default() };
@@ -104,6 +107,12 @@ pub fn add_own(shm_bytes: u64, user: Option<&UserNamespace>) -> Result<(), Stage
     filesystem::attach(shm.as_fd(), target.as_fd()).at(at, "attach /own/shm")
 }
 
+/// Attaches a /proc of this process's PID namespace, to be copied for containers in that.
+pub(crate) fn add_proc() -> Result<(), StageError> {
+    let root = openat(CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at(Stage::PodRoot, "/")?;
+    attach_new(&root, c"proc", c"proc")
+}
+
 /// Unmounts the host's root: no host path exists for the monitor from then on. By itself because it takes
 /// an RCU grace period.
 ///
@@ -136,7 +145,6 @@ fn attach_new(root: &OwnedFd, name: &CStr, kind: &CStr) -> Result<(), StageError
     let new = filesystem::new(kind, &[], SHM_FLAGS.bits().into()).map_err(|refused| {
         StageError::explained(Stage::PodRoot, refused.errno, format!("{}: {refused}", subject()))
     })?;
-    mkdirat(root, name, Mode::from_raw_mode(0o755)).at(Stage::PodRoot, subject())?;
     let target = openat(root, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let target = target.at(Stage::PodRoot, subject())?;
     filesystem::attach(new.as_fd(), target.as_fd()).at(Stage::PodRoot, subject())

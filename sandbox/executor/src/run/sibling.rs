@@ -4,6 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
+use super::procfs::makes_those_of_others;
 use super::spawn::{InCgroup, clone_into};
 use crate::sys::{Cloned, ignored_signals};
 
@@ -33,6 +34,7 @@ pub struct SiblingProcess {
 pub fn fork_sibling(cgroup: Option<BorrowedFd<'_>>) -> Result<Sibling, Errno> {
     // Asked once for all copies, each of which starts processes.
     ignored_signals();
+    let _ = makes_those_of_others();
     let (cloned, joined) = clone_into(libc::CLONE_PARENT as u64, cgroup)?;
     Ok(match cloned {
         Cloned::Child => Sibling::Copy,

@@ -52,7 +52,7 @@ pub(crate) fn spawn(
             return_to_own(home.as_ref()).inspect_err(|_| {
                 let _ = pidfd_send_signal(&pidfd, Signal::KILL);
             })?;
-            Ok(Starting { pid, pidfd, report })
+            Ok(Starting { pid, pidfd, report, helper: None })
         }
         Err(error) => {
             return_to_own(home.as_ref())?;
@@ -135,12 +135,16 @@ fn enter_pid_namespace(pid: PidFrom<'_>) -> Result<Option<OwnedFd>, StageError> 
     let PidFrom::Of(process) = pid else { return Ok(None) };
     let at = Stage::JoinPidNamespace;
     let home = pidfd_open(getpid(), PidfdFlags::empty()).at(at, "name our own")?;
-    match move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID) {
-        Ok(()) => Ok(Some(home)),
-        Err(Errno::SRCH) => {
-            Err(StageError::explained(at, Errno::SRCH, "of a process that has ended: nothing runs in it"))
-        }
-        Err(errno) => Err(StageError::new(at, errno, "of another process")),
+    move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID).map_err(not_joined)?;
+    Ok(Some(home))
+}
+
+/// Why the PID namespace of a process could not be entered.
+pub(crate) fn not_joined(errno: Errno) -> StageError {
+    let at = Stage::JoinPidNamespace;
+    match errno {
+        Errno::SRCH => StageError::explained(at, errno, "of a process that has ended: nothing runs in it"),
+        errno => StageError::new(at, errno, "of another process"),
     }
 }
 

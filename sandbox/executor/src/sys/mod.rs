@@ -80,6 +80,19 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// the child starts in it. When the child ends, its parent gets SIGCHLD; with CLONE_PARENT that is the
 /// caller's parent.
 pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
+    clone_and_store(flags, cgroup, None)
+}
+
+/// Forks a child of the caller's parent. Before it runs the kernel stores in `number` which process it is.
+pub(crate) fn clone_sibling(number: &SharedNumber) -> Result<Cloned, Errno> {
+    clone_and_store(libc::CLONE_PARENT as u64, None, Some(number))
+}
+
+fn clone_and_store(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    number: Option<&SharedNumber>,
+) -> Result<Cloned, Errno> {
     const SHARED: u64 = (libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_SIGHAND) as u64;
     let sibling = flags & libc::CLONE_PARENT as u64 != 0;
     let mut pidfd: RawFd = -1;
@@ -90,13 +103,17 @@ pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone
         exit_signal: if sibling { 0 } else { libc::SIGCHLD as u64 },
         ..CloneArgs::default()
     };
+    if let Some(number) = number {
+        args.flags |= libc::CLONE_PARENT_SETTID as u64;
+        args.parent_tid = number.place();
+    }
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
     // SAFETY: `args` is a valid clone_args of the size given; without CLONE_VM and without a stack
     // the child runs on a private copy of this memory, as after fork, so nothing here is ever seen
-    // by two owners. `pidfd` outlives the call. A lock that another thread held would stay locked in
+    // by two owners. `pidfd` and `number` outlive the call. A lock that another thread held would stay locked in
     // the child, which could make it wait but not make it unsound.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
     match checked(result)? {

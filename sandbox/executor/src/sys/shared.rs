@@ -11,6 +11,7 @@ use super::checked;
 const LENGTH: usize = size_of::<AtomicI32>();
 
 /// At first 0. Copies of the process (fork) see the same number.
+#[derive(Debug)]
 pub(crate) struct SharedNumber(NonNull<AtomicI32>);
 
 impl SharedNumber {
@@ -30,8 +31,10 @@ impl SharedNumber {
         unsafe { self.0.as_ref() }
     }
 
-    pub(crate) fn store(&self, number: i32) {
-        self.number().store(number, Ordering::Release);
+    /// Stores 0, so that the page exists in this process, and returns the address for the kernel to store a number.
+    pub(super) fn place(&self) -> u64 {
+        self.number().store(0, Ordering::Release);
+        self.0.as_ptr() as u64
     }
 
     pub(crate) fn load(&self) -> i32 {
@@ -59,13 +62,16 @@ impl Drop for SharedNumber {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::{Cloned, clone_and_store, exit};
 
     #[test]
     fn a_number_is_stored() {
         let number = SharedNumber::new().unwrap();
         assert_eq!(number.load(), 0);
-        number.store(7);
         number.keep_from_copies().unwrap();
-        assert_eq!(number.load(), 7);
+        let Cloned::Parent { pid, pidfd } = clone_and_store(0, None, Some(&number)).unwrap() else { exit(0) };
+        assert_eq!(number.load(), pid);
+        let id = rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd));
+        rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED).unwrap();
     }
 }

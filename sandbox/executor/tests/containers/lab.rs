@@ -143,6 +143,7 @@ pub struct Pod {
     proc: OwnedFd,
     user: Option<UserNamespace>,
     pub may_be_traced: bool,
+    pub copies_proc: bool,
 }
 
 /// As many containers as a test may start.
@@ -189,7 +190,15 @@ impl Pod {
         run::pod_root::enter(user.as_ref()).unwrap();
         run::pod_root::add_own(64 << 20, user.as_ref()).unwrap();
         run::pod_root::leave_host().unwrap();
-        Self { sets, plan: plans::usual(), id: ContainerId::random(), proc, user, may_be_traced: false }
+        Self {
+            sets,
+            plan: plans::usual(),
+            id: ContainerId::random(),
+            proc,
+            user,
+            may_be_traced: false,
+            copies_proc: false,
+        }
     }
 
     pub fn context(&self) -> PodContext<'_> {
@@ -198,6 +207,7 @@ impl Pod {
             user: self.user.as_ref(),
             proc: Some(self.proc.as_fd()),
             may_be_traced: self.may_be_traced,
+            copies_proc: self.copies_proc,
         }
     }
 
@@ -236,8 +246,14 @@ impl Pod {
 
     /// Runs the command of `plan` to its end, with what the pod in `context` lends.
     pub fn run_in(&self, plan: &Plan, context: &PodContext<'_>) -> Outcome {
+        self.run_on(plan, context, &self.fds())
+    }
+
+    /// The same on these descriptors.
+    pub fn run_on(&self, plan: &Plan, context: &PodContext<'_>, fds: &[OwnedFd]) -> Outcome {
         let (stdio, mut pipes) = pipes();
-        match run::start(&self.id, plan, &self.fds(), stdio, context) {
+        let starting = run::start(&self.id, plan, fds, stdio, context);
+        match starting.and_then(Starting::wait_for_process) {
             Ok(starting) => finish(&starting, &mut pipes),
             Err(error) => failed(error),
         }
@@ -253,7 +269,8 @@ impl Pod {
         let mut plan = self.plan.clone();
         plan.process.args = args.iter().map(|a| c(a)).collect();
         change(&mut plan);
-        let starting = run::start(&self.id, &plan, &self.fds(), Stdio::default(), &self.context()).unwrap();
+        let starting = run::start(&self.id, &plan, &self.fds(), Stdio::default(), &self.context());
+        let starting = starting.and_then(Starting::wait_for_process).unwrap();
         let progress = watch(&starting.report);
         assert!(progress.failed.is_none(), "{progress:?}");
         Running(starting)
@@ -277,7 +294,9 @@ impl Pod {
         process.args = args.iter().map(|a| c(a)).collect();
         change(&mut process);
         let (stdio, mut pipes) = pipes();
-        match run::exec(&self.id, &process, join, fds, stdio, init.0.pidfd.as_fd(), &self.context()) {
+        let init = init.0.pidfd.as_fd();
+        let starting = run::exec(&self.id, &process, join, fds, stdio, init, &self.context());
+        match starting.and_then(Starting::wait_for_process) {
             Ok(starting) => finish(&starting, &mut pipes),
             Err(error) => failed(error),
         }

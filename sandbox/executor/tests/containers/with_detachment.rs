@@ -1,10 +1,10 @@
 //! Containers without a monitor: namespaces of their own, pauses before the root and the exec.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use crisp_executor::ids::ContainerId;
-use crisp_executor::plan::CgroupJoin;
+use crisp_executor::plan::{CgroupJoin, FdIndex, PidNamespace};
 use crisp_executor::run::detached::{self, Namespace, Namespaces};
 use crisp_executor::run::{Pauses, Progress, Stage, Starting, Stdio, start_gate};
 use rustix::io::Errno;
@@ -18,9 +18,11 @@ pub const TESTS: &[crate::Test] = &[
     ("a_program_that_is_not_there_never_waits", missing),
     ("the_callers_root_and_namespaces_stay_its_own", caller_stays),
     ("a_killed_process_leaves_a_closed_gate", killed),
+    ("a_detached_start_in_a_pid_namespace_of_others", among_others),
 ];
 
 const GATE: &str = "gate";
+const SECOND_GATE: &str = "gate-2";
 
 struct Lab {
     files: Files,
@@ -38,8 +40,20 @@ impl Lab {
     }
 
     fn create(&self, args: &[&str], before_root: bool) -> Starting {
-        let gate = start_gate::listen(self.folder.as_fd(), GATE).unwrap();
+        self.create_among(None, args, before_root)
+    }
+
+    /// In the PID namespace of another container's first process.
+    fn create_among(&self, other: Option<&Starting>, args: &[&str], before_root: bool) -> Starting {
+        let name = if other.is_some() { SECOND_GATE } else { GATE };
+        let gate = start_gate::listen(self.folder.as_fd(), name).unwrap();
         let mut plan = plans::usual();
+        let mut fds = vec![self.files.detached()];
+        if let Some(other) = other {
+            plan.pid = PidNamespace::Target(FdIndex(1));
+            let namespace = File::open(format!("/proc/{}/ns/pid", other.pid)).unwrap();
+            fds.push(namespace.into());
+        }
         plan.process.args = args.iter().map(|arg| c(arg)).collect();
         let namespaces = Namespaces {
             network: Namespace::New,
@@ -50,7 +64,6 @@ impl Lab {
             ..Namespaces::default()
         };
         let pauses = Pauses { before_root, gate: Some(gate.as_fd()) };
-        let fds = [self.files.detached()];
         detached::create(&self.id, &plan, &fds, Stdio::default(), &namespaces, pauses).unwrap()
     }
 }
@@ -67,6 +80,34 @@ fn pauses() {
     assert!(matches!(report.wait(), Ok(Progress::Executed)));
     assert_eq!(start_gate::open(lab.folder.as_fd(), GATE).unwrap_err(), Errno::CONNREFUSED);
     assert_eq!(wait(&starting), 5);
+}
+
+fn among_others() {
+    let lab = Lab::new();
+    let first = lab.create(&["/bin/sleep", "1000"], false);
+    watch(&first.report);
+    watch(&start_gate::open(lab.folder.as_fd(), GATE).unwrap());
+    for pause in [true, false] {
+        let script = "[ $$ -gt 1 ] && [ $(cat /proc/1/comm) = sleep ] && exit 5";
+        let starting = lab.create_among(Some(&first), &["/bin/sh", "-c", script], pause);
+        let helper = starting.pid;
+        if pause {
+            let progress = starting.report.wait();
+            assert!(matches!(progress, Ok(Progress::Prepared)), "{progress:?}");
+            starting.report.proceed().unwrap();
+        }
+        assert!(matches!(starting.report.wait(), Ok(Progress::Waiting)));
+        let starting = starting.wait_for_process().unwrap();
+        assert_ne!(starting.pid, helper);
+        let report = start_gate::open(lab.folder.as_fd(), SECOND_GATE).unwrap();
+        assert!(matches!(report.wait(), Ok(Progress::Executed)));
+        assert_eq!(wait(&starting), 5);
+        std::fs::remove_file(format!("/proc/self/fd/{}/{SECOND_GATE}", lab.folder.as_raw_fd())).unwrap();
+    }
+    let missing = lab.create_among(Some(&first), &["no-such-program"], false);
+    let failed = watch(&missing.report).failed.unwrap();
+    assert!(failed.detail.contains("executable file not found in $PATH"), "{failed}");
+    kill(&first);
 }
 
 fn failed_exec() {

@@ -1,14 +1,15 @@
 //! Images, volumes and containers that are out to get something from the host.
 
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::process::{Child, Command};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crisp_executor::plan::MountKind;
+use crisp_executor::plan::{FdIndex, MountKind, PidNamespace, Process};
 use crisp_executor::run::{self, PodContext, Stdio};
 
-use crate::lab::{Files, Pod, detached, wait, watch};
+use crate::lab::{Files, Pod, Running, detached, wait, watch};
 use crate::plans::{bind, c};
 
 pub const TESTS: &[crate::Test] = &[
@@ -20,6 +21,12 @@ pub const TESTS: &[crate::Test] = &[
     ("a_root_is_attached_once", a_root_is_attached_once),
     ("a_command_is_seen_with_nothing_of_the_monitor", a_command_is_seen_with_nothing_of_the_monitor),
     ("commands_among_tracers_are_as_any", commands_among_tracers_are_as_any),
+    (
+        "a_container_among_tracers_is_seen_with_nothing_of_the_monitor",
+        a_container_among_tracers_is_seen_with_nothing_of_the_monitor,
+    ),
+    ("containers_among_tracers_are_as_any", containers_among_tracers_are_as_any),
+    ("a_proc_is_only_taken_from_a_container_that_has_it", a_proc_is_only_taken_from_a_container_that_has_it),
 ];
 
 /// The name under which this program only swaps a folder for a link.
@@ -38,7 +45,8 @@ pub fn race() -> ! {
 /// that has CAP_SYS_PTRACE.
 pub const WATCHER: &str = "watcher";
 
-/// Prints the descriptors of children of the test in another PID namespace than its own. Ends when it is killed.
+/// Prints the rights and descriptors of children of the test in another PID namespace than its own. Ends when it is
+/// killed.
 pub fn watch_joins() -> ! {
     let (parent, own) = (std::os::unix::process::parent_id(), namespace("self").unwrap());
     let mut next = 0;
@@ -69,43 +77,191 @@ fn look_at(pid: u32, parent: u32, own: &std::path::Path) -> bool {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let links: Vec<_> = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let last_of = |field: &str| {
+    let last_of = |field: &str, radix| {
         let values = status.lines().find_map(|line| line.strip_prefix(field));
-        values.and_then(|values| values.split_whitespace().last()?.parse::<u32>().ok())
+        values.and_then(|values| u64::from_str_radix(values.split_whitespace().last()?, radix).ok())
     };
     // The first process of a PID namespace is alone in it.
-    let is_first = last_of("NSpid:") == Some(1);
-    if namespace != own && !is_first && last_of("PPid:") == Some(parent) {
-        println!("{links:?}");
+    let is_first = last_of("NSpid:", 10) == Some(1);
+    if namespace != own && !is_first && last_of("PPid:", 10) == Some(parent.into()) {
+        let administers = last_of("CapEff:", 16).unwrap_or(0) >> SYS_ADMIN & 1 == 1;
+        println!("{}{links:?}", if administers { ADMIN } else { "" });
     }
     true
 }
 
+const SYS_ADMIN: u32 = 21;
+const ADMIN: &str = "may do all ";
+
+/// A running watcher, and its output.
+struct Watcher {
+    _process: Racer,
+    output: std::fs::File,
+}
+
+impl Watcher {
+    fn start() -> Self {
+        let output = tempfile::tempfile().unwrap();
+        let mut watcher = Command::new(std::env::current_exe().unwrap());
+        watcher.env("CRISP_TEST", WATCHER).stdout(output.try_clone().unwrap());
+        Self { _process: Racer(watcher.spawn().unwrap()), output }
+    }
+
+    /// The processes that it has seen before their exec: with their end of the report.
+    fn seen(&self) -> Vec<String> {
+        let mut text = vec![0; 4 << 20];
+        let length = self.output.read_at(&mut text, 0).unwrap();
+        let text = String::from_utf8(text[..length].to_vec()).unwrap();
+        text.lines().filter(|line| line.contains("socket")).map(str::to_owned).collect()
+    }
+
+    /// Calls `run` until `enough` of what it has seen of that.
+    fn watch(&self, mut run: impl FnMut(), enough: impl Fn(&[String]) -> bool) -> Vec<String> {
+        // All lines about earlier processes are written.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let before = self.seen().len();
+        for _ in 0..ATTEMPTS {
+            run();
+            let seen = self.seen().split_off(before);
+            if enough(&seen) {
+                return seen;
+            }
+        }
+        panic!("not seen in {ATTEMPTS} attempts: {:?}", self.seen());
+    }
+}
+
+const ATTEMPTS: usize = 120;
+
+/// A program that is found late, so that its process is seen before.
+fn late(process: &mut Process) {
+    let mut path: String = (0..2000).map(|number| format!("/none/{number}:")).collect();
+    path.push_str("/bin");
+    process.args = vec![c("true")];
+    process.env = vec![c(&format!("PATH={path}"))];
+    process.no_new_privileges = true;
+}
+
+/// Whether it has only its streams and its messages to the monitor, and not the right to do all.
+fn has_nothing(seen: &str) -> bool {
+    let links = seen.trim_matches(['[', ']']).split(", ");
+    !seen.starts_with(ADMIN)
+        && links.into_iter().all(|link| {
+            ["\"socket:", "\"pipe:", "\"/own/null\"", "\"/dev/pts/"]
+                .iter()
+                .any(|known| link.starts_with(known))
+        })
+}
+
 /// It finds the streams of a command and its messages to the monitor, but not the host's /proc.
 fn a_command_is_seen_with_nothing_of_the_monitor() {
-    let output = tempfile::tempfile().unwrap();
-    let mut watcher = Command::new(std::env::current_exe().unwrap());
-    watcher.env("CRISP_TEST", WATCHER).stdout(output.try_clone().unwrap());
-    let watcher = Racer(watcher.spawn().unwrap());
+    let watcher = Watcher::start();
     let mut pod = Files::busybox().pod();
-    pod.may_be_traced = true;
     let init = pod.started(&["/bin/sleep", "1000"]);
-    let mut seen = String::new();
-    for _ in 0..50 {
-        for _ in 0..50 {
-            assert_eq!(pod.exec_with(&init, &["/bin/true"], |_| {}).code, 0);
+    let run = |pod: &Pod| {
+        for _ in 0..20 {
+            assert_eq!(pod.exec_with(&init, &[], late).code, 0);
         }
-        let mut text = vec![0; 1 << 20];
-        let length = output.read_at(&mut text, 0).unwrap();
-        seen = String::from_utf8(text[..length].to_vec()).unwrap();
-        // Those without descriptors have ended.
-        if seen.lines().filter(|descriptors| *descriptors != "[]").count() > 10 {
-            break;
+    };
+    // The same in a pod of which it is not known shows that the watcher is quick enough.
+    watcher.watch(|| run(&pod), |seen| seen.iter().any(|seen| !has_nothing(seen)));
+    pod.may_be_traced = true;
+    let seen = watcher.watch(|| run(&pod), |seen| seen.len() > 100);
+    assert!(seen.iter().all(|seen| has_nothing(seen)), "{seen:?}");
+}
+
+fn a_container_among_tracers_is_seen_with_nothing_of_the_monitor() {
+    let watcher = Watcher::start();
+    let files = Files::busybox();
+    let mut pod = Pod::enter_for(400, || vec![files.detached()]);
+    let init = run::pod_init::start_with_proc().unwrap();
+    let mut plan = pod.plan.clone();
+    plan.pid = PidNamespace::Pod;
+    late(&mut plan.process);
+    let start = |pod: &Pod| {
+        let context = PodContext { init: Some(init.pidfd.as_fd()), ..pod.context() };
+        assert_eq!(pod.run_in(&plan, &context).code, 0);
+    };
+    // As above.
+    watcher.watch(|| start(&pod), |seen| seen.iter().any(|seen| seen.starts_with(ADMIN)));
+    pod.may_be_traced = true;
+    for copies_proc in [false, true] {
+        pod.copies_proc = copies_proc;
+        let seen = watcher.watch(|| start(&pod), |seen| seen.len() > 25);
+        assert!(seen.iter().all(|seen| has_nothing(seen)), "{seen:?}");
+    }
+}
+
+/// In the pod's PID namespace or that of another container, by all ways to a /proc.
+fn containers_among_tracers_are_as_any() {
+    let mut pod = Files::busybox().pod();
+    let init = run::pod_init::start_with_proc().unwrap();
+    let target = pod.started(&["/bin/sleep", "1000"]);
+    let script = "read -r pid rest < /proc/self/stat; [ $pid = $$ ] && echo self; for p in /proc/[0-9]*; do \
+                  cat $p/comm; done | grep -c -E 'pod-init|sleep|sh'; cat /proc/$$/oom_score_adj; \
+                  [ -s /proc/keys ] || echo masked; echo 1 2>&1 >/proc/sys/kernel/shmmax | sed s/.*://; \
+                  while read -r id parent device root at options rest; do case $at in /proc*) echo $root $at $options;; \
+                  esac; done < /proc/self/mountinfo; cat /proc/self/cgroup | wc -l; ulimit -n; \
+                  while read -r line; do case $line in Uid*|Gid*|Cap*|NoNewPrivs*|Sig*) echo $line;; esac; done \
+                  < /proc/$$/status; mount -t tmpfs none /mnt 2>&1; ls /proc/self/fd | wc -l; exit 7";
+    let run = |pod: &Pod, pid: PidNamespace<FdIndex>| {
+        let mut plan = pod.plan.clone();
+        plan.pid = pid;
+        (plan.process.args, plan.process.oom_score_adj) =
+            (["/bin/sh", "-c", script].map(c).to_vec(), Some(321));
+        plan.process.capabilities.bounding |= 1 << 19;
+        let mut fds = pod.fds();
+        fds.push(target.0.pidfd.try_clone().unwrap());
+        let context = PodContext { init: Some(init.pidfd.as_fd()), ..pod.context() };
+        let outcome = pod.run_on(&plan, &context, &fds);
+        plan.process.args = vec![c("/bin/nothing")];
+        let mut fds = pod.fds();
+        fds.push(target.0.pidfd.try_clone().unwrap());
+        (outcome.code, outcome.out, outcome.err, pod.run_on(&plan, &context, &fds).error())
+    };
+    for pid in [PidNamespace::Pod, PidNamespace::Target(FdIndex(1))] {
+        (pod.may_be_traced, pod.copies_proc) = (false, false);
+        let of_others = run(&pod, pid.clone());
+        assert!(of_others.0 == 7 && of_others.1.starts_with("self\n"), "{of_others:?}");
+        assert!(of_others.1.contains("\n321\nmasked\n"), "{of_others:?}");
+        pod.may_be_traced = true;
+        for copies_proc in [false, true] {
+            pod.copies_proc = copies_proc;
+            assert_eq!(run(&pod, pid.clone()), of_others, "{copies_proc}");
         }
     }
-    drop(watcher);
-    assert!(seen.contains("socket"), "none was seen in time: {seen}");
-    assert!(!seen.contains("\"/proc\""), "{seen}");
+}
+
+/// On a kernel that cannot make the /proc of another PID namespace.
+fn a_proc_is_only_taken_from_a_container_that_has_it() {
+    let mut pod = Files::busybox().pod();
+    (pod.may_be_traced, pod.copies_proc) = (true, true);
+    let all = !0 >> 23;
+    let run = |target: &Running| {
+        let mut plan = pod.plan.clone();
+        plan.pid = PidNamespace::Target(FdIndex(1));
+        plan.process.args = vec![c("/bin/true")];
+        let mut fds = pod.fds();
+        fds.push(target.0.pidfd.try_clone().unwrap());
+        pod.run_on(&plan, &pod.context(), &fds)
+    };
+    let of_others = "open private /proc of another PID namespace: its processes have none at /proc";
+    let none = pod.started_with(&["/bin/sleep", "1000"], |plan| {
+        plan.mounts.retain(|mount| !matches!(mount.kind, MountKind::Proc));
+        (plan.masked_paths, plan.readonly_paths) = (Vec::new(), Vec::new());
+    });
+    assert!(run(&none).error().starts_with(of_others), "{}", run(&none).error());
+    for script in ["mount -t tmpfs none /proc", "mount --bind /proc/1 /proc"] {
+        let script = format!("{script}; echo 1 > /ready; exec sleep 1000");
+        let replaced = pod.started_with(&["/bin/sh", "-c", &script], |plan| {
+            let sets = &mut plan.process.capabilities;
+            (sets.bounding, sets.effective, sets.permitted) = (all, all, all);
+        });
+        let ready = "for i in 1 2 3 4 5 6 7 8 9; do test -e /ready && break; sleep 0.1; done";
+        pod.exec_with(&replaced, &["/bin/sh", "-c", ready], |_| {}).good();
+        let error = run(&replaced).error();
+        assert!(error.contains("kernel before 6.17 cannot make one"), "{error}");
+    }
 }
 
 fn commands_among_tracers_are_as_any() {
@@ -234,7 +390,7 @@ fn the_monitor_can_not_be_looked_into() {
     let script =
         format!("ls -l /proc/{pid}/exe; ls /proc/{pid}/root; cat /proc/{pid}/fd/0; cat /proc/{pid}/environ");
     let outcome = pod.run_with(&["/bin/sh", "-c", &script], |plan| {
-        plan.pid = crisp_executor::plan::PidNamespace::Host;
+        plan.pid = PidNamespace::Host;
     });
     assert_eq!(outcome.err.matches("ermission denied").count(), 4, "{outcome:?}");
 }

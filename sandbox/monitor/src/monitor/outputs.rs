@@ -116,7 +116,8 @@ impl Monitor {
         container.phase = Phase::Exited(exit);
         container.stdin = None;
         container.cgroup = None;
-        let (id, pid, started_at_ns) = (container.id.clone(), container.pid, container.started_at_ns);
+        let (id, pid, started_at_ns) =
+            (container.id.clone(), container.process.pid(), container.started_at_ns);
         self.pod.note_exit(&ExitRecord { container: id.clone(), pid, started_at_ns, exit });
         self.report_log_changes(&id, changes);
         self.broadcast(&Event::Exited { container: id, pid, started_at_ns, exit });

@@ -6,8 +6,8 @@ use crisp_executor::run::{self, Stdio};
 use crisp_monitor::wire::Failure;
 use crisp_monitor::wire::request::{ExecRequest, WindowSize};
 use crisp_monitor::wire::response::Started;
-use rustix::fd::AsFd;
 
+use crate::child::Child;
 use crate::clock;
 use crate::container::Phase;
 use crate::exec::{Exec, Response};
@@ -50,7 +50,7 @@ impl Monitor {
             return Err(Failure::NotRunning { container: id.to_string() });
         }
         let stdio = Stdio { stdin, stdout, stderr, size: size.map(WindowSize::pair), preserved: 0 };
-        let init = container.pidfd.as_fd();
+        let init = container.process.pidfd();
         let starting = run::exec(&id, &process, &cgroup, &fds, stdio, init, &self.pod.context())
             .map_err(Failure::Stage)?;
         let v2 = cgroup.v2.map(|index| usize::from(index.0)).filter(|index| *index < fds.len());
@@ -60,8 +60,7 @@ impl Monitor {
             id: exec_id,
             connection: requester.connection,
             container: id,
-            pid: starting.pid,
-            pidfd: starting.pidfd,
+            process: Child::new(starting.pid, starting.pidfd, starting.helper),
             launch: Some(Launch::new(starting.report, requester)),
             grace: Duration::from_millis(grace_ms.into()),
             cgroup: v2.map(|index| fds.swap_remove(index)),
@@ -79,7 +78,7 @@ impl Monitor {
         let Some(launch) = exec.launch.take() else { return };
         self.poller.remove(&launch.report);
         let started = Started {
-            pid: exec.pid,
+            pid: exec.process.pid(),
             started_at_ns: clock::now_ns(),
             notes: launch.notes,
             terminal: launch.terminal,

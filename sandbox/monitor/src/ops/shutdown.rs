@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crisp_monitor::wire::{Failure, request};
 use rustix::process::Signal;
 
+use crate::exec::Exec;
 use crate::launch::Requester;
 use crate::monitor::ending::Ending;
 use crate::monitor::{Call, Monitor, Reply};
@@ -28,10 +29,10 @@ impl Monitor {
     }
 
     fn kill_all(&mut self, requester: Option<Requester>) {
-        self.containers.values().filter(|container| container.is_alive()).for_each(|container| {
+        self.containers.values_mut().filter(|container| container.is_alive()).for_each(|container| {
             let _ = container.signal(Signal::KILL, true);
         });
-        self.execs.values().for_each(|exec| exec.kill());
+        self.execs.values_mut().for_each(Exec::kill);
         self.pod.end_init();
         self.ending = Ending::Killing { requester, give_up_at: Instant::now() + PATIENCE };
     }

@@ -5,6 +5,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::system;
+use crate::exec::Exec;
 use crate::monitor::{Call, Monitor, Reply};
 use crate::sys;
 
@@ -25,7 +26,7 @@ impl Monitor {
             Err(errno) => return Err(system("signal the container")(errno)),
         }
         if all && signal == Signal::KILL {
-            self.execs.values().filter(|exec| exec.container == id).for_each(|exec| exec.kill());
+            self.execs.values_mut().filter(|exec| exec.container == id).for_each(Exec::kill);
         }
         Ok(Reply::done())
     }
@@ -38,7 +39,7 @@ impl Monitor {
             .ok_or_else(|| Failure::Malformed { reason: format!("no signal has number {signal}") })?;
         let exec = self.execs.values_mut().find(|exec| exec.connection == connection && exec.id == id);
         let exec = exec.ok_or(Failure::UnknownExec { exec: id })?;
-        exec.signal(signal).map_err(system("signal the exec"))?;
+        exec.process.signal_group(signal).map_err(system("signal the exec"))?;
         exec.is_hung_up |= signal == Signal::HUP;
         Ok(Reply::done())
     }
@@ -47,7 +48,7 @@ impl Monitor {
     pub(super) fn kill_exec(&mut self, call: Call) -> Result<Reply, Failure> {
         let connection = call.requester.connection;
         let request::KillExec { exec: id } = call.read()?;
-        let exec = self.execs.values().find(|exec| exec.connection == connection && exec.id == id);
+        let exec = self.execs.values_mut().find(|exec| exec.connection == connection && exec.id == id);
         exec.ok_or(Failure::UnknownExec { exec: id })?.kill();
         Ok(Reply::done())
     }

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::system;
+use crate::child::Child;
 use crate::clock;
 use crate::container::{Container, Output, Phase, Terminal};
 use crate::launch::{Launch, Requester};
@@ -53,8 +54,7 @@ impl Monitor {
         let mut keep = |index: Option<FdIndex>| fds.get_mut(usize::from(index?.0))?.take();
         let container = Container {
             id,
-            pid: starting.pid,
-            pidfd: starting.pidfd,
+            process: Child::new(starting.pid, starting.pidfd, starting.helper),
             phase: Phase::Starting(Launch::new(starting.report, requester)),
             started_at_ns: clock::now_ns(),
             terminal: None,
@@ -83,7 +83,7 @@ impl Monitor {
             container.terminal = Some(Terminal::new(master));
         }
         let started = Started {
-            pid: container.pid,
+            pid: container.process.pid(),
             started_at_ns: container.started_at_ns,
             notes: launch.notes,
             terminal: None,

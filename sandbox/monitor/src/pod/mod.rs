@@ -6,6 +6,7 @@ mod record;
 
 use crisp_executor::plan::Process;
 use crisp_executor::run::pod_init::PodInit;
+use crisp_executor::run::procfs::makes_those_of_others;
 use crisp_executor::run::{PodContext, pod_init, pod_root, sysctl};
 use crisp_executor::user_namespace::UserNamespace;
 use crisp_monitor::wire::Failure;
@@ -115,6 +116,7 @@ impl Pod {
                 user: open.user.as_ref(),
                 proc: open.proc.as_ref().map(AsFd::as_fd),
                 may_be_traced: open.may_be_traced,
+                copies_proc: !makes_those_of_others(),
             },
             Self::Fresh(_) | Self::Failed => PodContext::default(),
         }
@@ -188,8 +190,11 @@ fn open(request: OpenPod, left: Option<LeftHost>) -> Result<Open, Failure> {
     if let Some(shm) = host_shm {
         namespaces::attach_shm(&shm)?;
     }
-    let start = || pod_init::start(user.as_ref()).map_err(Failure::Stage);
-    let init = if request.shared_pid { Some(start()?) } else { None };
+    let start = || match &user {
+        None if !makes_those_of_others() => pod_init::start_with_proc(),
+        user => pod_init::start(user.as_ref()),
+    };
+    let init = if request.shared_pid { Some(start().map_err(Failure::Stage)?) } else { None };
     Ok(Open { exits: request.exits, netns, init, user, proc, host_mounted, may_be_traced: false })
 }
 
