@@ -70,11 +70,12 @@ fn end(service: &Arc<ServiceState>, container: &Arc<Container>, exit: Exit, star
     // Taken before the exit becomes visible: a start after the exit waits for this.
     let cleaning = container.cleaning.clone().try_lock_owned();
     match note(service, container, exit, starts) {
-        Ok(Noted::Now) => match cleaning {
-            Ok(cleaning) => clean(service, container, cleaning),
-            // A stop that kills by the cgroup does the same, and a start waits for that.
-            Err(_) => {}
-        },
+        Ok(Noted::Now) => {
+            // If a stop has it: that kills by the cgroup too, and a start waits for it.
+            if let Ok(cleaning) = cleaning {
+                clean(service, container, cleaning);
+            }
+        }
         // A second clean-up could meet the next life of the container in the same cgroup.
         Ok(Noted::Before) => {}
         Err(refusal) => tracing::error!(container = %container.id(), %refusal, "an exit that cannot be"),

@@ -35,7 +35,7 @@ pub struct Debug {
 
 #[derive(Debug, Subcommand)]
 enum DebugCommand {
-    Bundle(Bundle),
+    Bundle(Box<Bundle>),
     LogLevel(LogLevelCommand),
 }
 
