@@ -172,7 +172,7 @@ async fn volumes_and_logs_are_not_where_the_sockets_are() -> Result<()> {
     // Printed output is not kept without limit.
     let logs = |old: bool| -> u64 {
         let pattern = format!("{}/r/standalone", machine.folder().display());
-        let files = std::process::Command::new("find")
+        let files = Command::new("find")
             .args([pattern.as_str(), "-name", if old { "*.log.1" } else { "*.log" }, "-printf", "%s\n"])
             .output();
         let text = String::from_utf8_lossy(&files.map(|o| o.stdout).unwrap_or_default()).into_owned();
@@ -239,7 +239,7 @@ async fn output_that_is_not_read_does_not_keep_a_run_from_ending() -> Result<()>
     let mut run = host.start("a", &yaml, &NONE)?;
     run.until("does not start", |_| host.crisp(&["ps"]).is_ok_and(|text| text.contains(" b\n"))).await?;
     run.signal(Signal::INT)?;
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
     run.signal(Signal::INT)?;
     assert_eq!(run.end().await?.code(), Some(130), "{}", run.errors());
     machine.close().await
