@@ -25,6 +25,7 @@ use crate::container::Container;
 use crate::container::exit::{Exit, Reason};
 use crate::container::signal::Signal;
 use crate::container::state::{Refusal, State};
+use crate::emitter::Emitter;
 use crate::events::Kind;
 use crate::ops::{container_cgroup, container_prepare};
 use crate::service_state::ServiceState;
@@ -67,9 +68,13 @@ pub(crate) fn exited(service: &Arc<ServiceState>, id: &ContainerId, report: &Exi
 
 /// Records an exit and kills the processes that are left in the container's cgroup.
 fn end(service: &Arc<ServiceState>, container: &Arc<Container>, exit: Exit, starts: Starts) {
-    // Taken before the exit becomes visible: a start after the exit waits for this.
+    let mut emitter = service.emitter();
+    // Taken before the exit becomes visible: a start after the exit waits for this. And as one step with the note: of
+    // two that report the exit, the first cleans up.
     let cleaning = container.cleaning.clone().try_lock_owned();
-    match note(service, container, exit, starts) {
+    let noted = note_with(&mut emitter, container, exit, starts);
+    drop(emitter);
+    match noted {
         Ok(Noted::Now) => {
             // If a stop has it: that kills by the cgroup too, and a start waits for it.
             if let Ok(cleaning) = cleaning {
@@ -101,7 +106,15 @@ pub(crate) fn note(
     exit: Exit,
     starts: Starts,
 ) -> Result<Noted, Refusal> {
-    let mut emitter = service.emitter();
+    note_with(&mut service.emitter(), container, exit, starts)
+}
+
+fn note_with(
+    emitter: &mut Emitter<'_>,
+    container: &Container,
+    exit: Exit,
+    starts: Starts,
+) -> Result<Noted, Refusal> {
     let (before, _) = container.observe(|state| state.exited(exit))?;
     match before.state {
         State::Running { .. } | State::Unknown { started_at: Some(_), .. } => {

@@ -313,9 +313,8 @@ impl Stop {
         let cleaning = self.operation.stage("clean-up", EXIT, cleaning).await?;
         let work = move |steps: &Steps| {
             let _cleaning = cleaning;
-            steps.step("cgroup", || container_cgroup::remove(&service, &container))?;
             exits::close_files(&container);
-            Ok(())
+            steps.step("cgroup", || container_cgroup::remove(&service, &container))
         };
         self.operation.blocking(EXIT, work).await
     }

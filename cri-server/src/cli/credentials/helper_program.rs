@@ -83,20 +83,20 @@ pub async fn store(
 /// # Errors
 /// The helper cannot be asked, or refuses: the login may still be there.
 pub async fn erase(helper: &str, keys: &[String]) -> anyhow::Result<bool> {
-    let (mut is_gone, mut failure) = (false, None);
+    let (mut is_gone, mut failure, mut unclear) = (false, None, None);
     for key in keys.iter().filter(|key| is_server(key)) {
         match erase_one(helper, key).await {
             Ok(was_there) => is_gone |= was_there,
-            Err(HelperError::Unusable(error)) => {
+            Err(EraseError::Unclear(error)) => unclear = unclear.or(Some(error)),
+            Err(EraseError::Kept(HelperError::Unusable(error))) => {
                 failure = failure.or(Some(error));
                 break;
             }
-            Err(error) => failure = failure.or(Some(error.into())),
+            Err(EraseError::Kept(error)) => failure = failure.or(Some(error.into())),
         }
     }
-    match failure {
-        // A helper that fails for keys that it does not have.
-        Some(_) if is_gone => Ok(true),
+    // Some helpers fail for keys that they do not have.
+    match failure.or(unclear.filter(|_| !is_gone).map(Into::into)) {
         Some(error) => {
             Err(error.context(format!("the login may still be kept by docker-credential-{helper}")))
         }
@@ -104,17 +104,26 @@ pub async fn erase(helper: &str, keys: &[String]) -> anyhow::Result<bool> {
     }
 }
 
-async fn erase_one(helper: &str, key: &str) -> Result<bool, HelperError> {
+/// Why a login may still be there.
+enum EraseError {
+    /// The helper shows it, or cannot be asked.
+    Kept(HelperError),
+    /// The helper refuses to show it and to erase it.
+    Unclear(HelperError),
+}
+
+async fn erase_one(helper: &str, key: &str) -> Result<bool, EraseError> {
     let found = get(helper, key).await;
     match found {
         Ok(answer) if matches!(login(helper, &answer), Ok(None)) => Ok(false),
-        Ok(_) => run(helper, "erase", key).await.map(|_| true),
+        Ok(_) => run(helper, "erase", key).await.map(|_| true).map_err(EraseError::Kept),
         Err(HelperError::NotFound) => Ok(false),
-        Err(error @ HelperError::Unusable(_)) => Err(error),
+        Err(error @ HelperError::Unusable(_)) => Err(EraseError::Kept(error)),
         // A login that it cannot show may be one that it can erase.
         Err(error) => match run(helper, "erase", key).await {
-            Ok(_) | Err(HelperError::NotFound) => Ok(false),
-            Err(_) => Err(error),
+            Ok(_) => Ok(true),
+            Err(HelperError::NotFound) => Ok(false),
+            Err(_) => Err(EraseError::Unclear(error)),
         },
     }
 }
