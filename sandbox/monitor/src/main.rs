@@ -3,8 +3,8 @@
 //! ```text
 //!  servers --- Connection --+
 //!  signals ---- signalfd ---+-- Poller -- Monitor --+-- Pod: namespaces, exit records
-//!  child ------- Launch ----+                       +-- Container: streams -> Log, Exit
-//!  output ------ Streams ---+                       +-- Exec
+//!  child ------- Launch ----+                       +-- Container: Child, streams -> Log, Exit
+//!  output ------ Streams ---+                       +-- Exec: Child
 //! ```
 //!
 //! It is run for one pod, or as a fork server (see `fork.rs`) whose copies are the monitors of pods.

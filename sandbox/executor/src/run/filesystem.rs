@@ -61,9 +61,9 @@ fn make(
 
 /// Whether file systems of type `name` have the option `key`, whose value is a path.
 pub(crate) fn has_option(name: &CStr, key: &CStr) -> bool {
-    // One that the kernel does not know is EINVAL; of one that it knows it looks for the file.
+    // One that the kernel does not know is EINVAL; for one that it knows it looks for the file.
     fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC)
-        .is_ok_and(|context| fsconfig_set_string(&context, key, c"") == Err(Errno::NOENT))
+        .is_ok_and(|context| fsconfig_set_string(&context, key, c"/no such file") == Err(Errno::NOENT))
 }
 
 fn configure(context: &OwnedFd, name: &CStr, options: &[&CStr]) -> Result<(), Errno> {

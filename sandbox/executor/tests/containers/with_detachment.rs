@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use crisp_executor::ids::ContainerId;
 use crisp_executor::plan::{CgroupJoin, FdIndex, PidNamespace};
 use crisp_executor::run::detached::{self, Namespace, Namespaces};
+use crisp_executor::run::procfs::makes_those_of_others;
 use crisp_executor::run::{Pauses, Progress, Stage, Starting, Stdio, start_gate};
 use rustix::io::Errno;
 
@@ -91,6 +92,11 @@ fn among_others() {
         let script = "[ $$ -gt 1 ] && [ $(cat /proc/1/comm) = sleep ] && exit 5";
         let starting = lab.create_among(Some(&first), &["/bin/sh", "-c", script], pause);
         let helper = starting.pid;
+        if !makes_those_of_others() {
+            let failed = watch(&starting.report).failed.unwrap();
+            assert!(failed.detail.contains("is given without a process of it"), "{failed}");
+            return kill(&first);
+        }
         if pause {
             let progress = starting.report.wait();
             assert!(matches!(progress, Ok(Progress::Prepared)), "{progress:?}");
@@ -107,6 +113,8 @@ fn among_others() {
     let missing = lab.create_among(Some(&first), &["no-such-program"], false);
     let failed = watch(&missing.report).failed.unwrap();
     assert!(failed.detail.contains("executable file not found in $PATH"), "{failed}");
+    // The first process of a namespace does not end before this.
+    assert_eq!(wait(&missing.wait_for_process().unwrap()), 127);
     kill(&first);
 }
 
