@@ -9,6 +9,7 @@ use crisp_executor::user_namespace::{IdMappings, IdRange, UserNamespace};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, fstat, open, stat};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// The namespaces that the executor makes or joins before those of the plan, and the plan's PID namespace.
 /// The compiler checks the others.
@@ -28,7 +29,7 @@ pub fn of_spec(spec: &Spec) -> anyhow::Result<(Namespaces, PidNamespace<OwnedFd>
             LinuxNamespaceType::Uts => found.uts = one(path, "uts").with_context(field)?,
             LinuxNamespaceType::Pid => {
                 pid = match one(path, "pid").with_context(field)? {
-                    Namespace::Existing(fd) => PidNamespace::Target(fd),
+                    Namespace::Existing(fd) => PidNamespace::Target(process_in(path, fd).with_context(field)?),
                     Namespace::Caller => PidNamespace::Host,
                     Namespace::New => PidNamespace::Own,
                 };
@@ -52,6 +53,27 @@ fn one(path: Option<&Path>, kind: &str) -> anyhow::Result<Namespace> {
     let given = fstat(&fd)?;
     let same = (own.st_dev, own.st_ino) == (given.st_dev, given.st_ino);
     Ok(if same { Namespace::Caller } else { Namespace::Existing(fd) })
+}
+
+/// A pidfd of a process in the PID namespace, where there is one: before Linux 6.17 its /proc can only be got from a
+/// process. Else the namespace itself.
+fn process_in(path: Option<&Path>, namespace: OwnedFd) -> anyhow::Result<OwnedFd> {
+    let wanted = fstat(&namespace)?;
+    let open = |pid: i32| {
+        let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        // After the descriptor: from then on the number is of this process, or of none.
+        let found = stat(format!("/proc/{pid}/ns/pid")).ok()?;
+        ((found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino)).then_some(process)
+    };
+    let named = path.and_then(Path::to_str).and_then(|path| {
+        path.strip_prefix("/proc/")?.strip_suffix("/ns/pid")?.parse().ok()
+    });
+    if let Some(process) = named.and_then(open) {
+        return Ok(process);
+    }
+    let processes = std::fs::read_dir("/proc").context("list processes")?.flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(numbers.filter_map(open).next().unwrap_or(namespace))
 }
 
 /// Host names and sysctls must not be set in the host's namespaces.

@@ -22,6 +22,7 @@ mod connection;
 mod container;
 mod exec;
 mod fork;
+mod held;
 mod launch;
 mod log;
 mod monitor;

@@ -34,12 +34,13 @@ impl Monitor {
 
     fn child_ended(&mut self, pid: i32, status: ExitStatus) {
         let of_container = |(key, c): (&Key, &mut Container)| {
-            (c.is_alive() && c.process.has_ended_with(pid)).then_some(*key)
+            Some((*key, c.is_alive().then(|| c.process.ended_with(pid, status)).flatten()?))
         };
-        let of_exec = |(key, exec): (&Key, &mut Exec)| exec.process.has_ended_with(pid).then_some(*key);
-        if let Some(key) = self.containers.iter_mut().find_map(of_container) {
+        let of_exec =
+            |(key, exec): (&Key, &mut Exec)| Some((*key, exec.process.ended_with(pid, status)?));
+        if let Some((key, status)) = self.containers.iter_mut().find_map(of_container) {
             self.container_ended(key, status);
-        } else if let Some(key) = self.execs.iter_mut().find_map(of_exec) {
+        } else if let Some((key, status)) = self.execs.iter_mut().find_map(of_exec) {
             self.exec_ended(key, status);
         } else if self.pod.init_ended(pid) {
             self.broadcast(&Event::InitExited { status });

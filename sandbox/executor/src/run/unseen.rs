@@ -23,10 +23,10 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{
-    DumpableBehavior, Pid, PidfdFlags, Signal, kill_process, pidfd_open, set_dumpable_behavior, setsid,
+    DumpableBehavior, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open,
+    pidfd_send_signal, set_dumpable_behavior, setsid, waitid,
 };
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
@@ -57,6 +57,17 @@ enum Made {
 impl Helper {
     pub(super) fn elsewhere(relay: Relay) -> Self {
         Self(Made::Elsewhere(relay))
+    }
+
+    /// A helper that has made the process with this number, for tests of callers.
+    ///
+    /// # Errors
+    /// No memory.
+    #[doc(hidden)]
+    pub fn that_made(pid: i32) -> Result<Self, Errno> {
+        let number = SharedNumber::new()?;
+        number.store(pid);
+        Ok(Self(Made::Child(number)))
     }
 
     /// The process, once there is one. It is a child of the caller: its number is its own until it is reaped. If there
@@ -91,7 +102,8 @@ pub(super) fn process_of(helper: Helper, pidfd: &OwnedFd) -> Result<(i32, OwnedF
     if let Made::Elsewhere(relay) = helper.0 {
         return relay.receive_last();
     }
-    retry_on_intr(|| poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None))
+    // Reaped, as the process that adopts it later does not know of it.
+    retry_on_intr(|| waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED))
         .at(Stage::Clone, "wait for a helper")?;
     let killed = || StageError::explained(Stage::Clone, Errno::CHILD, KILLED);
     let pid = helper.child().ok_or_else(killed)?;
@@ -101,9 +113,11 @@ pub(super) fn process_of(helper: Helper, pidfd: &OwnedFd) -> Result<(i32, OwnedF
 /// The pidfd of a child that has not been reaped; it is killed if there is none.
 ///
 /// # Errors
-/// [`Stage::Clone`].
+/// [`Stage::Clone`], also when it is no child of the caller.
 pub fn pidfd_of_child(pid: i32) -> Result<OwnedFd, StageError> {
     let child = Pid::from_raw(pid).ok_or(Errno::SRCH).at(Stage::Clone, "name a process")?;
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    retry_on_intr(|| waitid(WaitId::Pid(child), look)).at(Stage::Clone, "find the process among our own")?;
     pidfd_open(child, PidfdFlags::empty())
         .inspect_err(|_| {
             let _ = kill_process(child, Signal::KILL);
@@ -154,6 +168,13 @@ fn by_helper<'a>(
         let entered = enter(reporter, joined)?;
         make_process(setup, entered, &number, reporter)
     })?;
+    // Not for helpers that are made while this one is under way: their processes can be traced.
+    number
+        .keep_from_copies()
+        .inspect_err(|_| {
+            let _ = pidfd_send_signal(&starting.pidfd, Signal::KILL);
+        })
+        .at(Stage::Clone, "keep memory from other helpers")?;
     Ok(Starting { helper: Some(Helper(Made::Child(number))), ..starting })
 }
 

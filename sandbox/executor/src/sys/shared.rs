@@ -37,6 +37,10 @@ impl SharedNumber {
         self.0.as_ptr() as u64
     }
 
+    pub(crate) fn store(&self, number: i32) {
+        self.number().store(number, Ordering::Release);
+    }
+
     pub(crate) fn load(&self) -> i32 {
         self.number().load(Ordering::Acquire)
     }

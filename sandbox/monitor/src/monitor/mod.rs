@@ -17,6 +17,7 @@ use rustix::net::SocketFlags;
 use crate::connection::{Connection, ConnectionClosed};
 use crate::container::Container;
 use crate::exec::{Exec, Orphans};
+use crate::held::HeldRequest;
 use crate::log::Stream;
 use crate::pod::Pod;
 use crate::poller::{Key, Poller, Token};
@@ -34,6 +35,7 @@ pub(crate) struct Monitor {
     pub(crate) containers: BTreeMap<Key, Container>,
     pub(crate) execs: BTreeMap<Key, Exec>,
     pub(crate) orphans: Vec<Orphans>,
+    pub(crate) held: Vec<HeldRequest>,
     pub(crate) connections: BTreeMap<Key, Connection>,
     pub(crate) ending: Ending,
     listener: OwnedFd,
@@ -59,6 +61,7 @@ impl Monitor {
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
             orphans: Vec::new(),
+            held: Vec::new(),
             connections: BTreeMap::new(),
             ending: Ending::No,
             listener,
@@ -81,6 +84,7 @@ impl Monitor {
                 self.ready(token);
             }
             self.timers();
+            self.release_held(Instant::now());
             if self.over() {
                 return Ok(());
             }
@@ -161,6 +165,7 @@ impl Monitor {
         if let Some(connection) = self.connections.remove(&key) {
             self.poller.remove(connection.socket());
         }
+        self.held.retain(|held| held.requester.connection != key);
         let now = Instant::now();
         for exec in self.execs.values_mut().filter(|exec| exec.connection == key) {
             exec.hang_up(now);

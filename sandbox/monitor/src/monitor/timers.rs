@@ -32,8 +32,9 @@ impl Monitor {
             self.containers.values().flat_map(|c| [c.log.retry_at(), c.announce_at(), c.clients_retry_at()]);
         let execs = self.execs.values().flat_map(|exec| [exec.kill_at, exec.response.at()]);
         let orphans = self.orphans.iter().map(|orphans| Some(orphans.kill_at));
+        let held = self.held.iter().map(|held| Some(held.until));
         let own = [self.tidy.0, self.ending.give_up_at(), self.unused_at()];
-        let next = containers.chain(execs).chain(orphans).chain(own).flatten().min()?;
+        let next = containers.chain(execs).chain(orphans).chain(held).chain(own).flatten().min()?;
         // Epoll counts in milliseconds: rounded up, so that it never wakes too early.
         Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }

@@ -11,7 +11,8 @@ use crate::child::Child;
 use crate::clock;
 use crate::container::Phase;
 use crate::exec::{Exec, Response};
-use crate::launch::Launch;
+use crate::held::Held;
+use crate::launch::{Launch, Requester};
 use crate::monitor::{Call, Monitor, Reply};
 use crate::poller::{Key, Token};
 
@@ -22,10 +23,32 @@ const LATE: Duration = Duration::from_millis(5);
 impl Monitor {
     pub(super) fn exec(&mut self, call: Call) -> Result<Reply, Failure> {
         let requester = call.requester;
+        let mut request: ExecRequest = call.read()?;
+        request.process.oom_score_adj.get_or_insert(0);
+        self.exec_or_hold(requester, request)?;
+        Ok(Reply::Later)
+    }
+
+    pub(crate) fn exec_or_hold(&mut self, requester: Requester, request: ExecRequest) -> Result<(), Failure> {
+        let same = |exec: &Exec| exec.connection == requester.connection && exec.id == request.exec_id;
+        if self.execs.values().any(same) {
+            return Err(Failure::ExecExists { exec: request.exec_id });
+        }
+        if self.ending.has_begun() {
+            return Err(Failure::ShuttingDown);
+        }
+        if self.must_wait(&request.process) {
+            self.hold(requester, Held::Exec(Box::new(request)));
+            return Ok(());
+        }
+        self.launch_exec(requester, request)
+    }
+
+    fn launch_exec(&mut self, requester: Requester, request: ExecRequest) -> Result<(), Failure> {
         let ExecRequest {
             exec_id,
             container: id,
-            mut process,
+            process,
             cgroup,
             stdin,
             stdout,
@@ -34,16 +57,7 @@ impl Monitor {
             size,
             grace_ms,
             late_response,
-        } = call.read()?;
-        let same = |exec: &Exec| exec.connection == requester.connection && exec.id == exec_id;
-        if self.execs.values().any(same) {
-            return Err(Failure::ExecExists { exec: exec_id });
-        }
-        if self.ending.has_begun() {
-            return Err(Failure::ShuttingDown);
-        }
-        process.oom_score_adj.get_or_insert(0);
-        self.pod.note_rights(&process);
+        } = request;
         let (key, _) = self.find(&id)?;
         let container = &self.containers[&key];
         if !matches!(container.phase, Phase::Running) {
@@ -51,17 +65,20 @@ impl Monitor {
         }
         let stdio = Stdio { stdin, stdout, stderr, size: size.map(WindowSize::pair), preserved: 0 };
         let init = container.process.pidfd();
-        let starting = run::exec(&id, &process, &cgroup, &fds, stdio, init, &self.pod.context())
-            .map_err(Failure::Stage)?;
+        let context = self.pod.context();
+        let starting =
+            run::exec(&id, &process, &cgroup, &fds, stdio, init, &context).map_err(Failure::Stage)?;
+        let is_exposed = starting.helper.is_none() && context.user.is_none();
         let v2 = cgroup.v2.map(|index| usize::from(index.0)).filter(|index| *index < fds.len());
         let key = self.new_key();
         let _ = self.poller.add(&starting.report, Token::Launch(key));
+        let launch = Launch::new(starting.report, requester, process.terminal).exposed(is_exposed);
         let exec = Exec {
             id: exec_id,
             connection: requester.connection,
             container: id,
             process: Child::new(starting.pid, starting.pidfd, starting.helper),
-            launch: Some(Launch::new(starting.report, requester)),
+            launch: Some(launch),
             grace: Duration::from_millis(grace_ms.into()),
             cgroup: v2.map(|index| fds.swap_remove(index)),
             is_hung_up: false,
@@ -69,7 +86,7 @@ impl Monitor {
             response: Response::Due { late: late_response },
         };
         self.execs.insert(key, exec);
-        Ok(Reply::Later)
+        Ok(())
     }
 
     /// Handles its exec.

@@ -1,6 +1,6 @@
 //! Starts a container's first process.
 
-use crisp_executor::plan::FdIndex;
+use crisp_executor::plan::{FdIndex, PidNamespace};
 use crisp_executor::run::{self, Stdio};
 use crisp_monitor::wire::Failure;
 use crisp_monitor::wire::request::{StartRequest, WindowSize};
@@ -15,6 +15,7 @@ use crate::clock;
 use crate::container::{Container, Output, Phase, Terminal};
 use crate::launch::{Launch, Requester};
 use crate::log::Log;
+use crate::held::Held;
 use crate::monitor::{Call, Monitor, Reply, outputs};
 use crate::poller::{Key, Token};
 
@@ -29,6 +30,13 @@ impl Monitor {
     pub(super) fn start(&mut self, call: Call) -> Result<Reply, Failure> {
         let requester = call.requester;
         let mut request: StartRequest = call.read()?;
+        // Containers must not inherit the monitor's own score.
+        request.plan.process.oom_score_adj.get_or_insert(0);
+        self.start_or_hold(requester, request)?;
+        Ok(Reply::Later)
+    }
+
+    pub(crate) fn start_or_hold(&mut self, requester: Requester, request: StartRequest) -> Result<(), Failure> {
         self.pod.must_be_open()?;
         if self.ending.has_begun() {
             return Err(Failure::ShuttingDown);
@@ -36,26 +44,38 @@ impl Monitor {
         if self.find(&request.container).is_ok() {
             return Err(Failure::ContainerExists { container: request.container.to_string() });
         }
-        // Containers must not inherit the monitor's own score.
-        request.plan.process.oom_score_adj.get_or_insert(0);
-        self.launch_container(requester, request)?;
-        Ok(Reply::Later)
+        let joins = matches!(request.plan.pid, PidNamespace::Pod | PidNamespace::Target(_));
+        if joins && self.must_wait(&request.plan.process) {
+            self.hold(requester, Held::Start(Box::new(request)));
+            return Ok(());
+        }
+        self.launch_container(requester, request, joins)
     }
 
-    fn launch_container(&mut self, requester: Requester, request: StartRequest) -> Result<(), Failure> {
+    /// `joins`: the PID namespace of others.
+    fn launch_container(
+        &mut self,
+        requester: Requester,
+        request: StartRequest,
+        joins: bool,
+    ) -> Result<(), Failure> {
         let StartRequest { container: id, plan, log, fds, stdin, stdin_once, size } = request;
         let streams = Streams::new(plan.process.terminal, stdin).map_err(system("make pipes"))?;
         let stdio = Stdio { size: size.map(WindowSize::pair), ..streams.theirs };
         self.pod.note_rights(&plan.process);
-        let starting = run::start(&id, &plan, &fds, stdio, &self.pod.context()).map_err(Failure::Stage)?;
+        let context = self.pod.context();
+        let starting = run::start(&id, &plan, &fds, stdio, &context).map_err(Failure::Stage)?;
+        let is_exposed = joins && starting.helper.is_none() && context.user.is_none();
         let key = self.new_key();
         let _ = self.poller.add(&starting.report, Token::Launch(key));
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
         let mut keep = |index: Option<FdIndex>| fds.get_mut(usize::from(index?.0))?.take();
+        let launch =
+            Launch::new(starting.report, requester, plan.process.terminal).exposed(is_exposed);
         let container = Container {
             id,
             process: Child::new(starting.pid, starting.pidfd, starting.helper),
-            phase: Phase::Starting(Launch::new(starting.report, requester)),
+            phase: Phase::Starting(launch),
             started_at_ns: clock::now_ns(),
             terminal: None,
             stdin: streams.stdin,
