@@ -213,7 +213,7 @@ fn containers_among_tracers_are_as_any() {
                   [ -s /proc/keys ] || echo masked; echo 1 2>&1 >/proc/sys/kernel/shmmax | sed s/.*://; \
                   while read -r id parent device root at options rest; do case $at in /proc*) echo $root $at $options;; \
                   esac; done < /proc/self/mountinfo; cat /proc/self/cgroup | wc -l; ulimit -n; \
-                  while read -r line; do case $line in Uid*|Gid*|Cap*|NoNewPrivs*|Sig*) echo $line;; esac; done \
+                  while read -r line; do case $line in Uid*|Gid*|Cap*|NoNewPrivs*|SigB*|SigI*) echo $line;; esac; done \
                   < /proc/$$/status; mount -t tmpfs none /mnt 2>&1; ls /proc/self/fd | wc -l; exit 7";
     let run = |pod: &Pod, pid: PidNamespace<FdIndex>| {
         let mut plan = pod.plan.clone();
@@ -232,13 +232,13 @@ fn containers_among_tracers_are_as_any() {
     };
     for pid in [PidNamespace::Pod, PidNamespace::Target(FdIndex(1))] {
         (pod.may_be_traced, pod.copies_proc) = (false, false);
-        let of_others = run(&pod, pid.clone());
+        let of_others = run(&pod, pid);
         assert!(of_others.0 == 7 && of_others.1.starts_with("self\n"), "{of_others:?}");
         assert!(of_others.1.contains("\n321\nmasked\n"), "{of_others:?}");
         pod.may_be_traced = true;
         for copies_proc in ways_to_a_proc() {
             pod.copies_proc = copies_proc;
-            assert_eq!(run(&pod, pid.clone()), of_others, "{copies_proc}");
+            assert_eq!(run(&pod, pid), of_others, "{copies_proc}");
         }
     }
 }
@@ -280,7 +280,7 @@ fn commands_among_tracers_are_as_any() {
     let init = pod.started(&["/bin/sleep", "1000"]);
     let script = "pwd; ulimit -n; umask; read -r line < /proc/$$/stat; set -- $line; echo parent $4; \
                   [ $6 = $$ ] && echo leads its session; while read -r line; do case $line in \
-                  Uid*|Gid*|Groups*|Cap*|NoNewPrivs*|Sig*) echo $line;; esac; done < /proc/$$/status; exit 7";
+                  Uid*|Gid*|Groups*|Cap*|NoNewPrivs*|SigB*|SigI*) echo $line;; esac; done < /proc/$$/status; exit 7";
     let run = |pod: &Pod| {
         let outcome = pod.exec_with(&init, &["/bin/sh", "-c", script], |process| {
             (process.uid, process.gid, process.groups, process.cwd) = (7, 8, vec![9], c("/bin"));
