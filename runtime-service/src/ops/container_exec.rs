@@ -101,8 +101,10 @@ async fn start(
 ) -> Result<(Running, Streams), RuntimeError> {
     let pod = exec::pod_of_running(service, container)?;
     let operation = service.operation(OPERATION, container.id());
+    // A process that others trace may send one unasked, and one that blocks.
+    let tty = request.tty;
     let launched = exec::launch(&operation, service, container, &pod, command, || pipes(request)).await;
-    let launched = launched.and_then(|(mut running, streams)| match running.terminal.take() {
+    let launched = launched.and_then(|(mut running, streams)| match running.terminal.take().filter(|_| tty) {
         None => Ok((running, streams)),
         Some(master) => {
             let master = Terminal::new(master).map_err(|cause| StageFailure { stage: "terminal", cause })?;

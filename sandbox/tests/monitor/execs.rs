@@ -4,7 +4,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use crisp_executor::ids::ContainerId;
-use crisp_executor::plan::{CgroupJoin, FdIndex, PidNamespace, Process};
+use crisp_executor::plan::{Capabilities, CgroupJoin, FdIndex, PidNamespace, Process};
 use crisp_monitor::wire::{ExitStatus, Failure};
 use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink, Started};
 
@@ -221,6 +221,37 @@ async fn a_container_is_killed_whose_helper_is_frozen() {
     assert!(error.to_string().contains("killed before"), "{error}");
     assert!(pod.link.report().await.unwrap().containers.is_empty());
     until("its end", || cgroup.pids().is_empty()).await;
+    pod.shutdown().await;
+}
+
+/// Commands of containers that may not trace are cloned straight into the PID namespace: here one that is frozen.
+#[tokio::test]
+async fn a_tracer_waits_for_what_was_cloned_before_it() {
+    if missing() {
+        return;
+    }
+    let Some(cgroup) = Cgroup::v2() else { return };
+    let (pod, _) = Pod::open_with(|request| request.shared_pid = true).await;
+    let mut plain = sh("echo up; while :; do busybox sleep 1000; done");
+    (plain.pid, plain.process.capabilities) = (PidNamespace::Pod, Capabilities::default());
+    let (id, _) = pod.start(&plain).await.unwrap();
+    cgroup.freeze(true);
+    let other = pod.connect().await;
+    let mut probe = process(&["/bin/busybox", "true"]);
+    probe.capabilities = Capabilities::default();
+    let mut request = request(&id, 1, &probe, None);
+    request.cgroup.v2 = Some(FdIndex(0));
+    request.fds = vec![cgroup.folder()];
+    let mut exposed = std::pin::pin!(other.exec(request));
+    assert!(tokio::time::timeout(SHORT, &mut exposed).await.is_err());
+    let mut tracer = sh("exit 0");
+    tracer.pid = PidNamespace::Pod;
+    let mut start = Box::pin(pod.start(&tracer));
+    assert!(tokio::time::timeout(SHORT, &mut start).await.is_err(), "it is held");
+    exec(&pod.link, &id, 3, &probe, None).await.unwrap();
+    cgroup.freeze(false);
+    exposed.await.unwrap();
+    start.await.unwrap();
     pod.shutdown().await;
 }
 

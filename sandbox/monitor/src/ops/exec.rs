@@ -72,7 +72,7 @@ impl Monitor {
         let v2 = cgroup.v2.map(|index| usize::from(index.0)).filter(|index| *index < fds.len());
         let key = self.new_key();
         let _ = self.poller.add(&starting.report, Token::Launch(key));
-        let launch = Launch::new(starting.report, requester, process.terminal).exposed(is_exposed);
+        let launch = Launch::new(starting.report, requester, process.terminal, is_exposed);
         let exec = Exec {
             id: exec_id,
             connection: requester.connection,
@@ -97,8 +97,8 @@ impl Monitor {
         let started = Started {
             pid: exec.process.pid(),
             started_at_ns: clock::now_ns(),
-            notes: launch.notes,
-            terminal: launch.terminal,
+            notes: launch.reported.notes,
+            terminal: launch.reported.terminal,
             ended: None,
         };
         if matches!(exec.response, Response::Due { late: true }) && started.terminal.is_none() {

@@ -70,8 +70,7 @@ impl Monitor {
         let _ = self.poller.add(&starting.report, Token::Launch(key));
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
         let mut keep = |index: Option<FdIndex>| fds.get_mut(usize::from(index?.0))?.take();
-        let launch =
-            Launch::new(starting.report, requester, plan.process.terminal).exposed(is_exposed);
+        let launch = Launch::new(starting.report, requester, plan.process.terminal, is_exposed);
         let container = Container {
             id,
             process: Child::new(starting.pid, starting.pidfd, starting.helper),
@@ -95,7 +94,7 @@ impl Monitor {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let Phase::Starting(launch) = std::mem::replace(&mut container.phase, Phase::Running) else { return };
         container.started_at_ns = clock::now_ns();
-        if let Some(master) = launch.terminal {
+        if let Some(master) = launch.reported.terminal {
             let _ = rustix::io::ioctl_fionbio(&master, true);
             let copy = |master| rustix::io::fcntl_dupfd_cloexec(master, 3).ok();
             container.stdin = if container.keep_stdin { copy(&master) } else { None };
@@ -105,7 +104,7 @@ impl Monitor {
         let started = Started {
             pid: container.process.pid(),
             started_at_ns: container.started_at_ns,
-            notes: launch.notes,
+            notes: launch.reported.notes,
             terminal: None,
             ended: None,
         };
