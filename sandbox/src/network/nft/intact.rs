@@ -1,18 +1,20 @@
 //! Finds out whether our rules are still in the kernel.
 //!
 //! The kernel counts transactions: while that number is the same, no rule of any table has changed. Otherwise
-//! the rules of our tables are listed. The kernel never gives the number of a removed rule (its handle) to
-//! another one of the table, so a rule that was replaced counts as removed.
+//! the rules of our tables are listed. A rule counts as removed if its expressions are others: one that was
+//! replaced keeps its number (handle).
 
 use rustix::io::Errno;
 
 use super::message::{Family, Kind, nfgenmsg};
+use crate::network::fnv;
 use crate::network::netlink::{NetlinkError, Socket, attributes};
 
 const NFPROTO_UNSPEC: u8 = 0;
 const NFTA_GEN_ID: u16 = 1;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_HANDLE: u16 = 3;
+const NFTA_RULE_EXPRESSIONS: u16 = 4;
 
 /// The rules of intact tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +24,7 @@ pub(in crate::network) struct Installed {
     rules: Vec<Rule>,
 }
 
-/// A rule's family and handle.
+/// A rule's family, and a hash of its handle and its expressions.
 type Rule = (Family, u64);
 
 /// The rules just after they were installed; `count` of them were.
@@ -91,8 +93,10 @@ fn list(socket: &mut Socket, families: &[Family], table: &str) -> Result<Vec<Rul
                 request.attr_str(NFTA_RULE_TABLE, table);
             },
             |_, payload| {
-                let (_, value) = attributes(payload.get(4..)?).find(|(kind, _)| *kind == NFTA_RULE_HANDLE)?;
-                Some((family, u64::from_be_bytes(value.try_into().ok()?)))
+                let parts = attributes(payload.get(4..)?)
+                    .filter(|(kind, _)| matches!(*kind, NFTA_RULE_HANDLE | NFTA_RULE_EXPRESSIONS));
+                let bytes: Vec<u8> = parts.flat_map(|(_, value)| value.iter().copied()).collect();
+                Some((family, fnv::hash(&bytes)))
             },
         );
         match listed {
