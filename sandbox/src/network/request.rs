@@ -122,7 +122,7 @@ pub struct Attachment {
     pub mac: Option<String>,
     /// The bridge of the built-in network, or the CNI network's name.
     pub network: String,
-    /// The network's DNS settings, which CNI results may have.
+    /// The network's DNS settings, which CNI results may have: for a pod that has none of its own.
     #[serde(default)]
     pub dns: DnsSettings,
 }

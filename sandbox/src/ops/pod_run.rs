@@ -17,6 +17,7 @@ use crate::namespace::{NamespaceMode, PidMode};
 use crate::network::{AttachRequest, PodNetlink};
 use crate::pod::Pod;
 use crate::pod::cgroups::PodCgroups;
+use crate::pod::files::NetworkDns;
 use crate::pod::record::{PodMetadata, PodRecord};
 use crate::pod::state::{PodState, PodStatus};
 use crate::service_state::{PodEvent, ServiceState};
@@ -159,9 +160,9 @@ fn commit(
         if pod.config.network == NamespaceMode::Pod {
             pod.files().write_hosts(&pod.config, ips)?;
         }
-        let resolver = service.networks.resolver(&pod.id);
-        if resolver.is_some() {
-            pod.files().write_resolv_conf(&pod.config, resolver)?;
+        let (resolver, given) = (service.networks.resolver(&pod.id), service.networks.given_dns(&pod.id));
+        if resolver.is_some() || given.is_some() {
+            pod.files().write_resolv_conf(&pod.config, &NetworkDns { resolver, given })?;
         }
         pod.status.update(|status| status.ready(started.pid, ips))?;
         Ok(())

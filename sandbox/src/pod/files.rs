@@ -10,9 +10,18 @@ use crisp_executor::ids::PodId;
 use crisp_operation::record::write_draft_file;
 
 use super::resolv_conf::resolv_conf;
-use crate::config::PodConfig;
+use crate::config::{Dns, PodConfig};
 use crate::layout::Layout;
 use crate::namespace::NamespaceMode;
+
+/// How the pod's first network resolves names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkDns {
+    /// The gateway of a built-in network, which also knows the names of pods.
+    pub resolver: Option<IpAddr>,
+    /// The settings in the result of CNI plugins.
+    pub given: Option<Dns>,
+}
 
 /// The paths of the pod's own files, as sources of bind mounts.
 #[derive(Debug, Clone)]
@@ -38,7 +47,7 @@ impl PodFiles {
     /// # Errors
     /// A file could not be written.
     pub fn write_names(&self, config: &PodConfig) -> io::Result<()> {
-        write(&self.resolv_conf, &resolv_conf(&config.dns, config.network, None))?;
+        write(&self.resolv_conf, &resolv_conf(&config.dns, config.network, &NetworkDns::default()))?;
         let name =
             config.own_hostname().unwrap_or_else(|| read_host("/proc/sys/kernel/hostname").trim().to_owned());
         write(&self.hostname, &format!("{name}\n"))
@@ -48,8 +57,8 @@ impl PodFiles {
     ///
     /// # Errors
     /// A file could not be written.
-    pub fn write_resolv_conf(&self, config: &PodConfig, resolver: Option<IpAddr>) -> io::Result<()> {
-        write(&self.resolv_conf, &resolv_conf(&config.dns, config.network, resolver))
+    pub fn write_resolv_conf(&self, config: &PodConfig, dns: &NetworkDns) -> io::Result<()> {
+        write(&self.resolv_conf, &resolv_conf(&config.dns, config.network, dns))
     }
 
     /// Writes hosts.

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
+use super::files::NetworkDns;
 use crate::config::Dns;
 use crate::namespace::NamespaceMode;
 
@@ -12,10 +13,12 @@ const HOST: &str = "/etc/resolv.conf";
 /// The upstream servers of the stub of systemd-resolved(8) at 127.0.0.53.
 const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
 
-/// The requested settings; without any, those of the host, with the network's own `resolver` first.
-pub(super) fn resolv_conf(dns: &Dns, network: NamespaceMode, resolver: Option<IpAddr>) -> String {
+/// The requested settings; without any, those in the result of the CNI plugins; else those of the host, with
+/// the network's own resolver first.
+pub(super) fn resolv_conf(dns: &Dns, network: NamespaceMode, of_network: &NetworkDns) -> String {
     let of_host = || of_host(network, Path::new(HOST), Path::new(BEHIND_STUB));
-    from_parts(dns).unwrap_or_else(|| with_resolver(&of_host(), resolver))
+    let given = || of_network.given.as_ref().and_then(from_parts);
+    from_parts(dns).or_else(given).unwrap_or_else(|| with_resolver(&of_host(), of_network.resolver))
 }
 
 /// The server resolves names of pods. While no server runs, the host's own resolvers are used, if the pod can

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "only tests are here")]
 
 mod cni;
+mod cni_dns;
 mod faults;
 mod lab;
 mod monitors;

@@ -72,14 +72,25 @@ pub(super) fn attachment(value: &Value, network: &str, interface: &str) -> Resul
     }
     let inside = |i: &&Interface| i.name == interface && i.sandbox.as_deref().is_some_and(|s| !s.is_empty());
     let mac = result.interfaces.iter().find(inside).and_then(|i| i.mac.clone()).filter(|mac| !mac.is_empty());
-    let Dns { nameservers: servers, search: searches, options } = result.dns;
     Ok(Attachment {
         ips,
         interface: interface.to_owned(),
         mac,
         network: network.to_owned(),
-        dns: DnsSettings { servers, searches, options },
+        dns: settings(result.dns),
     })
+}
+
+/// What can stand in a resolv.conf. Plugins copy these fields from the configuration unchecked.
+fn settings(Dns { nameservers, search, options }: Dns) -> DnsSettings {
+    let is_word =
+        |text: &String| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    let is_address = |text: &String| text.split('%').next().is_some_and(|ip| ip.parse::<IpAddr>().is_ok());
+    DnsSettings {
+        servers: nameservers.into_iter().filter(|server| is_word(server) && is_address(server)).collect(),
+        searches: search.into_iter().filter(is_word).collect(),
+        options: options.into_iter().filter(is_word).collect(),
+    }
 }
 
 fn parse_address(text: &str) -> Result<IpAddr, String> {
@@ -104,12 +115,13 @@ mod tests {
                            {"name": "eth0", "mac": "00:00:00:00:00:02", "sandbox": "/run/netns/x"}],
             "ips": [{"address": "10.1.0.1/16", "interface": 0}, {"address": "10.1.0.9/16", "interface": 1},
                     {"address": "fd00::9/64"}],
-            "dns": {"nameservers": ["10.0.0.53"]}
+            "dns": {"nameservers": ["10.0.0.53", "ns.example.com"], "search": ["a.example", "b\nnameserver 6.6.6.6"]}
         });
         let attachment = parse(&result).unwrap();
         assert_eq!(attachment.ips, ["10.1.0.9".parse::<IpAddr>().unwrap(), "fd00::9".parse().unwrap()]);
         assert_eq!(attachment.mac.as_deref(), Some("00:00:00:00:00:02"));
         assert_eq!(attachment.dns.servers, ["10.0.0.53"]);
+        assert_eq!(attachment.dns.searches, ["a.example"]);
     }
 
     #[test]

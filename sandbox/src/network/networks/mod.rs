@@ -27,7 +27,9 @@ use super::cni::Cni;
 use super::dns::Dns;
 use super::host_ports::{HeldPorts, HostPorts, published, refused};
 use super::node_cidr::NodeCidr;
-use super::{Attachment, INTERFACE, NetworkConfig, NetworkError, NetworkKind, PodCidrError, PortMapping};
+use super::{
+    Attachment, DnsSettings, INTERFACE, NetworkConfig, NetworkError, NetworkKind, PodCidrError, PortMapping,
+};
 
 /// The node's pod CIDR from kubelet, in the persistent folder.
 const NODE_FILE: &str = "node_cidr.json";
@@ -176,6 +178,13 @@ impl Networks {
         let networks = self.0.builtins.of_pod(pod);
         let first = networks.iter().find(|network| network.attachment(pod).is_some_and(is_first))?;
         self.0.dns.resolver(first.name())
+    }
+
+    /// The DNS settings that the plugins of the pod's first network gave; without servers there are none.
+    #[must_use]
+    pub fn given_dns(&self, pod: &PodId) -> Option<DnsSettings> {
+        let first = self.0.cni.attachments(pod).into_iter().find(|on| on.interface == INTERFACE)?;
+        Some(first.dns).filter(|dns| !dns.servers.is_empty())
     }
 
     /// Whether a new pod would get a network. Never waits for a plugin.
