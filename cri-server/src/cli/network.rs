@@ -3,18 +3,17 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use anyhow::bail;
 use crisp_proto::crisp::v1::{
-    ConnectNetworkRequest, CreateNetworkRequest, DisconnectNetworkRequest, ListNetworksRequest,
-    Network as Found, PruneNetworksRequest, RemoveNetworkRequest,
+    ConnectNetworkRequest, CreateNetworkRequest, DisconnectNetworkRequest, PruneNetworksRequest,
+    RemoveNetworkRequest,
 };
 
+use super::Client;
 use super::client::refused;
-use super::listing::Format;
 use super::names::Names;
-use super::{Client, json};
+use super::network_list::{Inspect, Ls};
+use super::prune::Confirmation;
 use crate::print;
-use crate::table::Table;
 
 /// Make, list and remove networks of pods
 ///
@@ -63,21 +62,6 @@ struct Create {
     no_icc: bool,
 }
 
-/// List networks: created ones, that of the settings, and CNI configurations
-#[derive(Debug, clap::Args)]
-struct Ls {
-    /// Output format
-    #[arg(long, short, value_enum, default_value_t)]
-    output: Format,
-}
-
-/// Show networks and the pods in them, as JSON
-#[derive(Debug, clap::Args)]
-struct Inspect {
-    #[arg(required = true)]
-    names: Vec<String>,
-}
-
 /// Remove networks that have no pods
 #[derive(Debug, clap::Args)]
 struct Rm {
@@ -87,7 +71,10 @@ struct Rm {
 
 /// Remove all created networks that have no pods
 #[derive(Debug, clap::Args)]
-struct Prune {}
+struct Prune {
+    #[command(flatten)]
+    confirmation: Confirmation,
+}
 
 /// Join a running pod to one more built-in network
 #[derive(Debug, clap::Args)]
@@ -124,7 +111,7 @@ impl Network {
             Command::Ls(ls) => ls.run(client).await,
             Command::Inspect(inspect) => inspect.run(client).await,
             Command::Rm(rm) => rm.run(client).await,
-            Command::Prune(_) => prune(client).await,
+            Command::Prune(prune) => prune.run(client).await,
             Command::Connect(connect) => connect.run(client).await,
             Command::Disconnect(disconnect) => disconnect.run(client).await,
         }
@@ -149,59 +136,6 @@ impl Create {
     }
 }
 
-impl Ls {
-    async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
-        let networks = list(&mut client).await?;
-        if self.output.print(|| json::list(&networks))? {
-            return Ok(ExitCode::SUCCESS);
-        }
-        let mut table = Table::new(&["NAME", "KIND", "SUBNETS", "PODS", "OPTIONS", "FROM"]);
-        for network in &networks {
-            let kind = if network.file.is_empty() { "built-in" } else { "cni" };
-            let from = if network.file.is_empty() { &network.bridge } else { &network.file };
-            table.row(vec![
-                network.name.clone(),
-                kind.to_owned(),
-                network.subnets.join(","),
-                network.members.len().to_string(),
-                options(network),
-                from.clone(),
-            ]);
-        }
-        table.write(&mut std::io::stdout().lock())?;
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn options(network: &Found) -> String {
-    let mtu = format!("mtu={}", network.mtu);
-    let except = format!("masquerade-except={}", network.masquerade_except.join("+"));
-    let options = [
-        (network.is_first, "first"),
-        (network.internal, "internal"),
-        (network.no_icc, "no-icc"),
-        (network.mtu != 0, mtu.as_str()),
-        (!network.masquerade_except.is_empty(), except.as_str()),
-    ];
-    let set: Vec<&str> = options.into_iter().filter(|(set, _)| *set).map(|(_, option)| option).collect();
-    set.join(",")
-}
-
-impl Inspect {
-    async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
-        let networks = list(&mut client).await?;
-        let mut found = Vec::new();
-        for name in &self.names {
-            match networks.iter().find(|network| network.name == *name) {
-                Some(network) => found.push(network),
-                None => bail!("there is no network {name}"),
-            }
-        }
-        json::print(&json::list(found)?)?;
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
 impl Rm {
     async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
         let mut code = ExitCode::SUCCESS;
@@ -220,12 +154,15 @@ impl Rm {
     }
 }
 
-async fn prune(mut client: Client) -> anyhow::Result<ExitCode> {
-    let pruned = client.networks.prune_networks(PruneNetworksRequest {}).await.map_err(refused)?;
-    for name in pruned.into_inner().names {
-        writeln!(std::io::stdout(), "{name}")?;
+impl Prune {
+    async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        self.confirmation.confirm("all created networks that have no pods")?;
+        let pruned = client.networks.prune_networks(PruneNetworksRequest {}).await.map_err(refused)?;
+        for name in pruned.into_inner().names {
+            writeln!(std::io::stdout(), "{name}")?;
+        }
+        Ok(ExitCode::SUCCESS)
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 impl Connect {
@@ -248,9 +185,4 @@ impl Disconnect {
         client.networks.disconnect_network(request).await.map_err(refused)?;
         Ok(ExitCode::SUCCESS)
     }
-}
-
-async fn list(client: &mut Client) -> anyhow::Result<Vec<Found>> {
-    let listed = client.networks.list_networks(ListNetworksRequest {}).await.map_err(refused)?;
-    Ok(listed.into_inner().networks)
 }

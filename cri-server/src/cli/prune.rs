@@ -92,8 +92,9 @@ struct PruneSystem {
     confirmation: Confirmation,
 }
 
+/// The question before a removal.
 #[derive(Debug, clap::Args)]
-struct Confirmation {
+pub struct Confirmation {
     /// Do not ask for confirmation
     #[arg(long, short)]
     force: bool,
@@ -155,7 +156,11 @@ async fn unused_volumes(client: &mut Client) -> ExitCode {
 }
 
 impl Confirmation {
-    fn confirm(&self, what: &str) -> anyhow::Result<()> {
+    /// Asks on a terminal; anywhere else `--force` is required.
+    ///
+    /// # Errors
+    /// The answer is no.
+    pub fn confirm(&self, what: &str) -> anyhow::Result<()> {
         if self.force {
             return Ok(());
         }

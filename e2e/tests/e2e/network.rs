@@ -145,7 +145,17 @@ async fn networks_are_made_used_and_removed_by_the_command_line() -> Result<()> 
         let request = RemovePodSandboxRequest { pod_sandbox_id: pod.clone() };
         lab.client.runtime.remove_pod_sandbox(request).await?;
     }
-    assert_eq!(crisp(&lab, &["network", "prune"])?, (true, format!("{name}\n")));
+    let (quiet, names) = crisp(&lab, &["network", "ls", "-q", "--filter", "type=custom", "--no-trunc"])?;
+    assert_eq!((quiet, names), (true, format!("{name}\n")));
+    let (_, rows) = crisp(&lab, &["network", "ls", "--format", "{{.Name}} {{.Driver}} {{.Pods}}"])?;
+    assert_eq!(rows, format!("default bridge 0\n{name} bridge 0\nhost host 0\nnone null 0\n"));
+    let (_, shown) = crisp(&lab, &["network", "inspect", &name, "none", "-f", "{{.name}} {{len .members}}"])?;
+    assert_eq!(shown, format!("{name} 0\nnone 0\n"));
+    let (removed, error) = crisp(&lab, &["network", "rm", "host"])?;
+    assert!(!removed && error.contains("network host cannot be removed"), "{error}");
+    let (pruned, error) = crisp(&lab, &["network", "prune"])?;
+    assert!(!pruned && error.contains("this removes all created networks that have no pods"), "{error}");
+    assert_eq!(crisp(&lab, &["network", "prune", "-f"])?, (true, format!("{name}\n")));
     assert!(!Path::new(&format!("/sys/class/net/cr-{name}")).exists());
     lab.close().await
 }

@@ -12,6 +12,7 @@ use super::{Inner, Networks};
 use crate::network::builtin::{Builtin, BuiltinConfig, DEFAULT};
 use crate::network::definition::Definition;
 use crate::network::pools::{Pools, overlap};
+use crate::network::selection::NONE;
 use crate::network::{Exclusions, NetworkError, PodCidrs, PodCidrsV6, fnv};
 
 /// Names with another meaning.
@@ -235,6 +236,9 @@ impl Inner {
         let not_removable = |why: String| ManageError::NotRemovable { name: name.to_owned(), why };
         if name == DEFAULT {
             return Err(not_removable("it is that of the settings".to_owned()));
+        }
+        if name == "host" || name == NONE {
+            return Err(not_removable("it is none that was made".to_owned()));
         }
         let Some(network) = self.builtins.get(name) else {
             return Err(match self.cni.named(name)? {
