@@ -12,7 +12,10 @@ use k8s_cri::v1::{
     ContainerConfig, ContainerState, ListContainersRequest, ListPodSandboxRequest, PodSandboxConfig,
     RemoveContainerRequest, RemovePodSandboxRequest, StopContainerRequest, StopPodSandboxRequest,
 };
+use serde_json::json;
 use tokio::sync::OnceCell;
+
+use crate::cni::ALONE;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_every_stage_of_a_pull() -> Result<()> {
@@ -60,6 +63,56 @@ async fn killed_at_every_stage_of_stopping_a_pod() -> Result<()> {
 async fn killed_at_every_stage_of_removing_a_pod() -> Result<()> {
     needs!("docker-registry", "busybox");
     die_at_every_stage("remove_pod").await
+}
+
+/// The operations that call plugins, with Debian's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_stage_with_cni_plugins() -> Result<()> {
+    needs!("docker-registry", "busybox", "iptables", "/usr/lib/cni/bridge");
+    let _alone = ALONE.lock().await;
+    let number = std::process::id() % 10_000;
+    let bridge = format!("cf{number}");
+    let subnet = format!("10.196.{}.0/24", number % 250);
+    let with_plugins = ["run_pod", "stop_pod", "remove_pod"];
+    let stages: Vec<_> =
+        stages().await?.iter().filter(|(of, _)| with_plugins.contains(&of.as_str())).collect();
+    for of in with_plugins {
+        assert!(stages.iter().any(|(operation, _)| operation == of), "{of} has no stage: was it renamed?");
+    }
+    let mut held = Vec::new();
+    for (operation, stage) in stages {
+        for when in ["", ":after"] {
+            let point = format!("{operation}/{stage}{when}");
+            let deaths = live_with_plugins(&point, &bridge, &subnet, &mut held);
+            let deaths = deaths.await.map_err(|error| format!("killed at {point}: {error}"))?;
+            assert_eq!((deaths, held.len()), (1, 0), "deaths and addresses in use after {point}: {held:?}");
+            assert_eq!(crisp_e2e::leak::network_namespaces(), Vec::<String>::new(), "{point}");
+        }
+    }
+    let _ = std::process::Command::new("ip").args(["link", "delete", &bridge]).status();
+    Ok(())
+}
+
+/// As [`live`], on a network of real plugins; `held` are the addresses that they still keep at the end.
+async fn live_with_plugins(point: &str, bridge: &str, subnet: &str, held: &mut Vec<String>) -> Result<usize> {
+    let args = vec!["--cni-bin-dir".into(), "/usr/lib/cni".into()];
+    let setup = Setup { cni: true, args, faults: Some(format!("{point}=kill")), ..Setup::default() };
+    let mut life = Life::begin(setup).await?;
+    let addresses = life.machine.folder().join("ipam");
+    let ipam = json!({"type": "host-local", "dataDir": addresses, "ranges": [[{"subnet": subnet}]]});
+    let plugins = json!([
+        {"type": "bridge", "bridge": bridge, "isGateway": true, "ipMasq": false, "ipam": ipam},
+        {"type": "portmap", "capabilities": {"portMappings": true}},
+    ]);
+    let list = json!({"cniVersion": "1.0.0", "name": "faults", "plugins": plugins});
+    std::fs::write(life.machine.cni().join("10-faults.conflist"), list.to_string())?;
+    life.live().await?;
+    let files = std::fs::read_dir(addresses.join("faults"))?.flatten();
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    *held = names.filter(|name| name.starts_with("10.")).collect();
+    let deaths = life.deaths;
+    life.machine.close().await?;
+    Ok(deaths)
 }
 
 async fn die_at_every_stage(operation: &str) -> Result<()> {
