@@ -29,6 +29,7 @@ mod logs;
 mod metrics;
 mod mirrors;
 mod network;
+mod no_network;
 mod oci;
 mod oci_callers;
 mod oci_containerd;
