@@ -20,4 +20,5 @@ mod plugins;
 mod pod_cidr;
 mod routers;
 mod scale;
+mod sctp;
 mod support;
