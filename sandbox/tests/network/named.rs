@@ -278,7 +278,8 @@ fn networks_are_kept_until_they_are_removed() {
             for (name, why) in [
                 ("default", "it is that of the settings"),
                 ("two", "delete its file"),
-                ("none", "there is no network none"),
+                ("none", "network none cannot be removed"),
+                ("gone", "there is no network gone"),
             ] {
                 let error = networks.remove(name.to_owned()).await.unwrap_err().to_string();
                 assert!(error.contains(why), "{error}");
@@ -427,7 +428,8 @@ fn a_pod_joins_and_leaves_a_network_while_it_runs() {
             for (network, why) in [
                 ("default", "it is the pod's first network"),
                 ("other", "the pod is not in it"),
-                ("none", "there is no network none"),
+                ("none", "network none cannot be removed"),
+                ("gone", "there is no network gone"),
             ] {
                 let error = networks.disconnect(&a.id, network).await.unwrap_err().to_string();
                 assert!(error.contains(why), "{error}");
