@@ -29,7 +29,9 @@ pub fn of_spec(spec: &Spec) -> anyhow::Result<(Namespaces, PidNamespace<OwnedFd>
             LinuxNamespaceType::Uts => found.uts = one(path, "uts").with_context(field)?,
             LinuxNamespaceType::Pid => {
                 pid = match one(path, "pid").with_context(field)? {
-                    Namespace::Existing(fd) => PidNamespace::Target(process_in(path, fd).with_context(field)?),
+                    Namespace::Existing(fd) => {
+                        PidNamespace::Target(process_in(path, fd).with_context(field)?)
+                    }
                     Namespace::Caller => PidNamespace::Host,
                     Namespace::New => PidNamespace::Own,
                 };
@@ -65,9 +67,9 @@ fn process_in(path: Option<&Path>, namespace: OwnedFd) -> anyhow::Result<OwnedFd
         let found = stat(format!("/proc/{pid}/ns/pid")).ok()?;
         ((found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino)).then_some(process)
     };
-    let named = path.and_then(Path::to_str).and_then(|path| {
-        path.strip_prefix("/proc/")?.strip_suffix("/ns/pid")?.parse().ok()
-    });
+    let named = path
+        .and_then(Path::to_str)
+        .and_then(|path| path.strip_prefix("/proc/")?.strip_suffix("/ns/pid")?.parse().ok());
     if let Some(process) = named.and_then(open) {
         return Ok(process);
     }

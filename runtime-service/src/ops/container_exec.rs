@@ -104,13 +104,15 @@ async fn start(
     // A process that others trace may send one unasked, and one that blocks.
     let tty = request.tty;
     let launched = exec::launch(&operation, service, container, &pod, command, || pipes(request)).await;
-    let launched = launched.and_then(|(mut running, streams)| match running.terminal.take().filter(|_| tty) {
-        None => Ok((running, streams)),
-        Some(master) => {
-            let master = Terminal::new(master).map_err(|cause| StageFailure { stage: "terminal", cause })?;
-            Ok((running, Streams::of(master, request)))
-        }
-    });
+    let launched =
+        launched.and_then(|(mut running, streams)| match running.terminal.take().filter(|_| tty) {
+            None => Ok((running, streams)),
+            Some(master) => {
+                let master =
+                    Terminal::new(master).map_err(|cause| StageFailure { stage: "terminal", cause })?;
+                Ok((running, Streams::of(master, request)))
+            }
+        });
     Ok(operation.finish(launched).await?)
 }
 

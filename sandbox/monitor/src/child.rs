@@ -105,7 +105,8 @@ mod tests {
 
     fn child(helper: i32, made: i32) -> Child {
         // Names no process: signals reach nothing.
-        let nothing = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap();
+        let nothing =
+            rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap();
         Child::new(helper, nothing, Some(Helper::that_made(made).unwrap()))
     }
 

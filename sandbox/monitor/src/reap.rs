@@ -36,8 +36,7 @@ impl Monitor {
         let of_container = |(key, c): (&Key, &mut Container)| {
             Some((*key, c.is_alive().then(|| c.process.ended_with(pid, status)).flatten()?))
         };
-        let of_exec =
-            |(key, exec): (&Key, &mut Exec)| Some((*key, exec.process.ended_with(pid, status)?));
+        let of_exec = |(key, exec): (&Key, &mut Exec)| Some((*key, exec.process.ended_with(pid, status)?));
         if let Some((key, status)) = self.containers.iter_mut().find_map(of_container) {
             self.container_ended(key, status);
         } else if let Some((key, status)) = self.execs.iter_mut().find_map(of_exec) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::PoisonError;
 
 use crisp_executor::ids::PodId;
 
@@ -33,14 +34,18 @@ pub(crate) async fn give_back(networks: &Networks, stale: Vec<PodId>) {
     }
 }
 
-/// The pods that may have a network. One that is being made, or whose monitor has not answered yet, is not
-/// listed: it has a folder.
+/// The pods that may have a network. One that is being made, or whose monitor has not answered yet, may not be listed:
+/// it has a folder.
 fn live(service: &ServiceState) -> io::Result<BTreeSet<PodId>> {
-    let folders = pod_ids(&service.layout)?;
-    let mut live: BTreeSet<PodId> =
-        folders.into_iter().filter(|id| service.table.get(id).is_none()).collect();
-    // Last: those that were listed meanwhile are among them.
-    let pods = service.table.list();
-    live.extend(pods.iter().filter(|pod| !pod.status().state.is_torn_down()).map(|pod| pod.id.clone()));
+    let mut live: BTreeSet<PodId> = pod_ids(&service.layout)?.into_iter().collect();
+    live.extend(service.recovering.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+    // One look: the entry of a pod that is found again is replaced.
+    for pod in service.table.list() {
+        if pod.status().state.is_torn_down() {
+            live.remove(&pod.id);
+        } else {
+            live.insert(pod.id.clone());
+        }
+    }
     Ok(live)
 }

@@ -18,8 +18,14 @@ pub(crate) fn start(service: &Arc<ServiceState>) {
     every(service, [Duration::ZERO, INTERVAL], |_, networks| async move { networks.retry_plugins().await });
     let interval = service.networks.collect_interval();
     every(service, [interval, interval], |service, networks| {
-        let stale = network_collect::stale(service);
-        async move { network_collect::give_back(&networks, stale).await }
+        let service = service.clone();
+        // Reads folders, on a disk that may hang.
+        let stale = tokio::task::spawn_blocking(move || network_collect::stale(&service));
+        async move {
+            if let Ok(stale) = stale.await {
+                network_collect::give_back(&networks, stale).await;
+            }
+        }
     });
     if let Some(interval) = service.networks.check_interval() {
         every(service, [interval, interval], |_, networks| async move { networks.check_all().await });
@@ -31,7 +37,7 @@ pub(crate) fn start(service: &Arc<ServiceState>) {
 fn every<F: Future<Output = ()> + Send>(
     service: &Arc<ServiceState>,
     [first, pause]: [Duration; 2],
-    work: impl Fn(&ServiceState, Networks) -> F + Send + 'static,
+    work: impl Fn(&Arc<ServiceState>, Networks) -> F + Send + 'static,
 ) {
     let service = Arc::downgrade(service);
     tokio::spawn(async move {

@@ -89,6 +89,6 @@ async fn a_network_without_a_pod_is_given_back_while_the_server_runs_and_no_othe
         thread::sleep(Duration::from_millis(20));
     }
     assert!(!calls().contains(&format!("DEL {}", pod.id)), "{}", calls());
-    assert_eq!(lab.pods.networks().recorded(), [pod.id.clone()]);
+    assert_eq!(lab.pods.networks().recorded(), std::slice::from_ref(&pod.id));
     lab.clear().await;
 }

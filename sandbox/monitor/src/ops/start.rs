@@ -13,9 +13,9 @@ use super::system;
 use crate::child::Child;
 use crate::clock;
 use crate::container::{Container, Output, Phase, Terminal};
+use crate::held::Held;
 use crate::launch::{Launch, Requester};
 use crate::log::Log;
-use crate::held::Held;
 use crate::monitor::{Call, Monitor, Reply, outputs};
 use crate::poller::{Key, Token};
 
@@ -36,7 +36,11 @@ impl Monitor {
         Ok(Reply::Later)
     }
 
-    pub(crate) fn start_or_hold(&mut self, requester: Requester, request: StartRequest) -> Result<(), Failure> {
+    pub(crate) fn start_or_hold(
+        &mut self,
+        requester: Requester,
+        request: StartRequest,
+    ) -> Result<(), Failure> {
         self.pod.must_be_open()?;
         if self.ending.has_begun() {
             return Err(Failure::ShuttingDown);

@@ -35,6 +35,7 @@ impl Cni {
         }
         let record = self.new_record(joins, request, ports)?;
         let _attaching = self.attaching.begin().await;
+        self.end_earlier_collecting().await;
         warn_of_ignored_ports(&record);
         self.remember(record.clone()).await?;
         let attached = tokio::select! {

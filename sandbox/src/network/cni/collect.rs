@@ -7,10 +7,10 @@ use crisp_executor::ids::PodId;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
 
-use super::Cni;
 use super::call::plugin_config;
 use super::config::{NetworkList, Version};
 use super::exec::Verb;
+use super::{Cni, strays};
 use crate::network::NetworkError;
 
 impl Cni {
@@ -24,6 +24,7 @@ impl Cni {
         if !self.gc {
             return Ok(());
         }
+        self.end_earlier_collecting().await;
         let lost = self.lost();
         if !lost.is_empty() {
             let pods: Vec<&str> = lost.iter().map(PodId::as_str).collect();
@@ -37,6 +38,13 @@ impl Cni {
             tracing::debug!("the CNI verb GC gave way to a pod that is attached");
             Ok(())
         })
+    }
+
+    /// A server that ends does not wait for its plugins.
+    pub(super) async fn end_earlier_collecting(&self) {
+        if self.gc {
+            self.earlier.get_or_init(strays::end_collecting).await;
+        }
     }
 
     /// All networks, even if one of them fails; returns the first failure.

@@ -44,6 +44,7 @@ use std::time::{Duration, Instant};
 
 use crisp_executor::ids::PodId;
 use crisp_operation::record::Durability;
+use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
 use self::cache::ResultCache;
@@ -96,6 +97,8 @@ pub(super) struct Cni {
     /// See [`NetworkConfig::cni_gc`].
     gc: bool,
     attaching: Attaching,
+    /// Set once no plugin of an earlier server is in the verb GC.
+    earlier: OnceCell<()>,
 }
 
 impl Cni {
@@ -119,6 +122,7 @@ impl Cni {
             health: Arc::new(Health::default()),
             gc: config.cni_gc,
             attaching: Attaching::default(),
+            earlier: OnceCell::new(),
         })
     }
 

@@ -64,11 +64,12 @@ pub(super) fn attachment(value: &Value, network: &str, interface: &str) -> Resul
             ips.push(parse_address(&ip.address)?);
         }
     }
-    // An additional interface may have no address, for example a switch port, and a pod may have no network:
-    // the plugin loopback reports only lo.
-    let is_loopback_only = !result.interfaces.is_empty() && result.interfaces.iter().all(|i| i.name == "lo");
-    if ips.is_empty() && interface == INTERFACE && !is_loopback_only {
-        return Err(format!("its result has no address for {interface}"));
+    // An additional interface may have no address, for example a switch port. The first must have one: where only a
+    // configuration of the plugin loopback is there yet, pods wait for the network that comes.
+    if ips.is_empty() && interface == INTERFACE {
+        return Err(format!(
+            "its result has no address for {interface}; the network \"none\" is for pods without one"
+        ));
     }
     let inside = |i: &&Interface| i.name == interface && i.sandbox.as_deref().is_some_and(|s| !s.is_empty());
     let mac = result.interfaces.iter().find(inside).and_then(|i| i.mac.clone()).filter(|mac| !mac.is_empty());
@@ -125,12 +126,12 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_with_only_lo_has_no_address() {
+    fn lo_alone_is_no_network() {
         let result = json!({
             "interfaces": [{"name": "lo", "mac": "00:00:00:00:00:00", "sandbox": "/run/netns/x"}],
             "ips": [{"address": "127.0.0.1/8", "interface": 0}, {"address": "::1/128", "interface": 0}]
         });
-        assert_eq!(parse(&result).unwrap().ips, [] as [IpAddr; 0]);
+        assert!(parse(&result).unwrap_err().contains("no address for eth0"));
     }
 
     #[test]
