@@ -9,7 +9,9 @@
 //! <state>/network/                     addresses and attachments
 //! ```
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use crisp_executor::ids::PodId;
 
@@ -34,6 +36,20 @@ impl Layout {
     #[must_use]
     pub fn state(&self) -> &Path {
         &self.state
+    }
+
+    /// The pods that have a folder.
+    ///
+    /// # Errors
+    /// A folder cannot be listed.
+    pub(crate) fn pod_ids(&self) -> io::Result<BTreeSet<PodId>> {
+        let mut ids = BTreeSet::new();
+        for folder in [self.pods_root(), self.pods_state()] {
+            for entry in fs::read_dir(folder)? {
+                ids.extend(PodId::parse(&entry?.file_name().to_string_lossy()));
+            }
+        }
+        Ok(ids)
     }
 
     #[must_use]

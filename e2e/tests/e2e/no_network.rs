@@ -5,7 +5,7 @@ use std::process::Stdio;
 use crisp_e2e::standalone::Host;
 use crisp_e2e::{Image, Machine, Result, Setup, needs};
 
-/// What a container without a network sees: its interfaces, whether lo is up, and what it resolves.
+/// Prints the view of a container without a network: its interfaces, whether lo is up, and what it resolves.
 const LOOK: &str =
     "ls /sys/class/net; cat /sys/class/net/lo/flags; ping -c 1 -w 5 127.0.0.1 >/dev/null && echo reached";
 const SEEN: &str = "lo\n0x9\nreached\n";

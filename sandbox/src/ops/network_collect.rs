@@ -6,7 +6,6 @@ use std::sync::PoisonError;
 
 use crisp_executor::ids::PodId;
 
-use super::pod_recover::pod_ids;
 use crate::network::Networks;
 use crate::service_state::ServiceState;
 
@@ -37,7 +36,7 @@ pub(crate) async fn give_back(networks: &Networks, stale: Vec<PodId>) {
 /// The pods that may have a network. One that is being made, or whose monitor has not answered yet, may not be listed:
 /// it has a folder.
 fn live(service: &ServiceState) -> io::Result<BTreeSet<PodId>> {
-    let mut live: BTreeSet<PodId> = pod_ids(&service.layout)?.into_iter().collect();
+    let mut live = service.layout.pod_ids()?;
     live.extend(service.recovering.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
     // One look: the entry of a pod that is found again is replaced.
     for pod in service.table.list() {

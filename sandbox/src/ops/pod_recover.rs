@@ -11,10 +11,9 @@
 //!   unreadable     any          see [`pod_unreadable`]
 //! ```
 
-use std::collections::BTreeSet;
+use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-use std::{fs, io};
 
 use crisp_executor::ids::PodId;
 use crisp_operation::record::private_folder;
@@ -22,7 +21,6 @@ use tokio::task::JoinSet;
 
 use super::monitor_probe::{ANSWER, Probe, probe};
 use super::{network_collect, network_upkeep, pod_remove, pod_unreadable, pod_watch};
-use crate::layout::Layout;
 use crate::pod::Pod;
 use crate::pod::record::PodRecord;
 use crate::pod::state::PodState;
@@ -42,7 +40,7 @@ pub(crate) async fn recover(service: &Arc<ServiceState>) -> io::Result<()> {
     // Without those that this start sets aside.
     pod_unreadable::delete_surplus(&service.layout)?;
     let mut tasks = JoinSet::new();
-    for id in pod_ids(&service.layout)? {
+    for id in service.layout.pod_ids()? {
         load(service, id, &mut tasks);
     }
     let all = async { while tasks.join_next().await.is_some() {} };
@@ -52,17 +50,6 @@ pub(crate) async fn recover(service: &Arc<ServiceState>) -> io::Result<()> {
     tasks.detach_all();
     give_back_networks(service).await;
     Ok(())
-}
-
-/// The pods that have a folder.
-pub(super) fn pod_ids(layout: &Layout) -> io::Result<BTreeSet<PodId>> {
-    let mut ids = BTreeSet::new();
-    for folder in [layout.pods_root(), layout.pods_state()] {
-        for entry in fs::read_dir(folder)? {
-            ids.extend(PodId::parse(&entry?.file_name().to_string_lossy()));
-        }
-    }
-    Ok(ids)
 }
 
 /// Lists the pod from its record; steps that wait for its monitor become `tasks`.

@@ -9,19 +9,10 @@ use std::{fs, io};
 use crisp_executor::ids::PodId;
 use crisp_operation::record::write_draft_file;
 
-use super::resolv_conf::resolv_conf;
-use crate::config::{Dns, PodConfig};
+use super::resolv_conf::{NetworkDns, resolv_conf};
+use crate::config::PodConfig;
 use crate::layout::Layout;
 use crate::namespace::NamespaceMode;
-
-/// How the pod's first network resolves names.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NetworkDns {
-    /// The gateway of a built-in network, which also knows the names of pods.
-    pub resolver: Option<IpAddr>,
-    /// The settings in the result of CNI plugins.
-    pub given: Option<Dns>,
-}
 
 /// The paths of the pod's own files, as sources of bind mounts.
 #[derive(Debug, Clone)]

@@ -5,13 +5,21 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::files::NetworkDns;
 use crate::config::Dns;
 use crate::namespace::NamespaceMode;
 
 const HOST: &str = "/etc/resolv.conf";
 /// The upstream servers of the stub of systemd-resolved(8) at 127.0.0.53.
 const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
+
+/// How the pod's first network resolves names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkDns {
+    /// The gateway of a built-in network, which also knows the names of pods.
+    pub resolver: Option<IpAddr>,
+    /// The settings in the result of CNI plugins.
+    pub given: Option<Dns>,
+}
 
 /// The requested settings; without any, those in the result of the CNI plugins; else those of the host, with
 /// the network's own resolver first.

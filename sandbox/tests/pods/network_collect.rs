@@ -1,11 +1,11 @@
 //! Networks of pods that are no more, while the server runs.
 
+use std::fs;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 
 use crisp_executor::ids::PodId;
 use crisp_operation::Cancel;
@@ -80,13 +80,13 @@ async fn a_network_without_a_pod_is_given_back_while_the_server_runs_and_no_othe
     let late = Instant::now() + Duration::from_secs(10);
     while lab.pods.networks().recorded().contains(&unknown) {
         assert!(Instant::now() < late, "the network of a pod that is no more stays");
-        thread::sleep(Duration::from_millis(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let calls = || fs::read_to_string(lab.folder.path().join("calls")).unwrap();
     assert!(calls().contains(&format!("DEL {unknown}")), "{}", calls());
     while !calls().lines().last().is_some_and(|line| line.starts_with("GC")) {
         assert!(Instant::now() < late, "{}", calls());
-        thread::sleep(Duration::from_millis(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(!calls().contains(&format!("DEL {}", pod.id)), "{}", calls());
     assert_eq!(lab.pods.networks().recorded(), std::slice::from_ref(&pod.id));

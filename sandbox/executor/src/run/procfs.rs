@@ -9,8 +9,8 @@
 //! names the namespace to the kernel since Linux 6.17, see [`makes_those_of_others`]. Before, it copies the mount that
 //! the namespace's processes have: the target of a container has its own, and of the pod's shared namespace
 //! [`pod_init`](super::pod_init) attaches one in the pod's root. A start is refused where there is none to copy, as a
-//! process that could make it would be seen with the right to do all: on such a kernel also when the namespace is given
-//! by a path, as to `crisp oci`, so that no process of it is known.
+//! process that could make it would be seen with the right to do all. `crisp oci`, to which a namespace is given by a
+//! path, looks for a process of it.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -82,7 +82,7 @@ pub(super) fn attachment(value: &Value, network: &str, interface: &str) -> Resul
     })
 }
 
-/// What can stand in a resolv.conf. Plugins copy these fields from the configuration unchecked.
+/// The values that can stand in a resolv.conf. Plugins copy these fields from the configuration unchecked.
 fn settings(Dns { nameservers, search, options }: Dns) -> DnsSettings {
     let is_word =
         |text: &String| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());

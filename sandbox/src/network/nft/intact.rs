@@ -28,7 +28,7 @@ pub(in crate::network) struct Installed {
 type Rule = (Family, u64);
 
 /// The rules just after they were installed; `count` of them were.
-pub(super) fn look(
+pub(super) fn load(
     socket: &mut Socket,
     families: &[Family],
     table: &str,

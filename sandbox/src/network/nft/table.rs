@@ -130,7 +130,7 @@ impl Ruleset {
         });
         let rules = messages.count(ADD_RULE);
         socket.run(messages)?;
-        intact::look(socket, &self.families(), &self.name, rules)
+        intact::load(socket, &self.families(), &self.name, rules)
     }
 
     /// Whether all rules of the tables are those that were installed. Other programs flush rule sets, tables
