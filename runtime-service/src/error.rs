@@ -26,7 +26,6 @@ use crate::cdi::CdiError;
 use crate::container::state::Refusal;
 use crate::container::table::LookupError;
 use crate::convert::ConvertError;
-use crate::notes::has_entry_elsewhere;
 use crate::spec::SpecError;
 
 /// A request that failed.
@@ -120,6 +119,17 @@ impl From<RuntimeError> for Status {
             tracing::debug!(%message, ?code, "a request was refused");
         }
         Self::new(code, message)
+    }
+}
+
+/// Whether the operation has its own entry in the journal, or the container is only in the wrong state for the request and
+/// continues.
+pub(crate) fn has_entry_elsewhere(error: &RuntimeError) -> bool {
+    match error {
+        RuntimeError::Failed(_) | RuntimeError::MountedImage(_) | RuntimeError::Refused { .. } => true,
+        RuntimeError::Shared(error) => has_entry_elsewhere(error),
+        RuntimeError::Pod(error) => matches!(**error, PodError::Failed(_) | PodError::Teardown { .. }),
+        _ => false,
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use crisp_metrics::operations::OperationEnd;
 use crisp_operation::clock;
-use crisp_sandbox::{Pod, PodError, PodState};
+use crisp_sandbox::{Pod, PodState};
 
 use crate::container::Container;
-use crate::error::RuntimeError;
+use crate::error::{RuntimeError, has_entry_elsewhere};
 use crate::events;
 use crate::journal::{Action, Ended, Entry, Kind, Operation};
 use crate::service_state::ServiceState;
@@ -136,17 +136,6 @@ impl ServiceState {
             entry = Entry { pod_id, pod, namespace, pod_uid, ..entry };
         }
         self.journal.note(entry);
-    }
-}
-
-/// Whether the operation has its own entry, or the container is only in the wrong state for the request and
-/// continues.
-pub(crate) fn has_entry_elsewhere(error: &RuntimeError) -> bool {
-    match error {
-        RuntimeError::Failed(_) | RuntimeError::MountedImage(_) | RuntimeError::Refused { .. } => true,
-        RuntimeError::Shared(error) => has_entry_elsewhere(error),
-        RuntimeError::Pod(error) => matches!(**error, PodError::Failed(_) | PodError::Teardown { .. }),
-        _ => false,
     }
 }
 

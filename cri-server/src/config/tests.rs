@@ -71,6 +71,11 @@ fn every_setting_can_be_in_the_file() {
         stream-key = "/t/k.pem"
         exec-grace = 3
         metrics-listen = "127.0.0.1:2"
+        metrics-cert = "/t/mc.pem"
+        metrics-key = "/t/mk.pem"
+        metrics-client-ca = "/t/ca.pem"
+        metrics-token-file = "/t/token"
+        listen-group = "ops"
         cgroup-driver = "cgroupfs"
         log-level = "debug"
         log-format = "json"

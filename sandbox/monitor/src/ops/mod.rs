@@ -2,6 +2,7 @@
 
 mod exec;
 mod forget;
+mod hold;
 mod pod;
 pub(crate) mod shutdown;
 mod signal;
