@@ -26,6 +26,11 @@ impl LogLevel {
         Ok(())
     }
 
+    /// Whether the filter in force is `level`, perhaps written in another order.
+    pub fn is(&self, level: &str) -> bool {
+        level.parse::<EnvFilter>().is_ok_and(|level| level.to_string() == self.get())
+    }
+
     /// The filter in force.
     pub fn get(&self) -> String {
         self.0.with_current(ToString::to_string).unwrap_or_default()

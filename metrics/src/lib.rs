@@ -39,7 +39,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use accept::accept;
 pub use operations::Operations;
-pub use page::{Access, MetricsServer, ServeError};
+pub use page::{Access, MetricsServer, ServeError, TokenFile};
 pub use prometheus;
 use prometheus::core::Collector;
 use prometheus::{Encoder as _, IntGauge, Opts, Registry, TextEncoder};

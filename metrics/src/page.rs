@@ -3,7 +3,10 @@
 //! `GET /readyz` (pods can be run, or the problems).
 
 use std::convert::Infallible;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +15,12 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::rt::{Read, Write};
+use hyper::rt;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::tls::Certificates;
@@ -25,9 +28,14 @@ use crate::{Metrics, Readiness};
 
 /// Maximum number of connections at once. More than a few are a mistake, and must not use up the server's
 /// descriptors.
-const MAX_CONNECTIONS: usize = 16;
+const MAX_CONNECTIONS: usize = 64;
 /// A client that sends no request header for this long is disconnected.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit for the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Limits for reading the token: its time, and its bytes.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_TOKEN: u64 = 4096;
 /// Time limit for a whole connection: a client that does not read the response is disconnected.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(40);
 
@@ -40,7 +48,7 @@ pub enum ServeError {
         /// The requested address.
         listen: SocketAddr,
         /// The kernel's error.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -49,10 +57,49 @@ pub enum ServeError {
 pub struct Access {
     /// With a certificate, the pages are served over TLS; with authorities of clients, to their clients alone.
     pub certificates: Option<Arc<Certificates>>,
-    /// A file with a token, read for each request. With it, `Authorization: Bearer TOKEN` is required, except for
-    /// `/healthz`.
-    pub token_file: Option<PathBuf>,
+    /// With it, `Authorization: Bearer TOKEN` is required, except for `/healthz`.
+    pub token: Option<TokenFile>,
 }
+
+/// A file with a token, read for each request.
+#[derive(Debug, Clone)]
+pub struct TokenFile {
+    path: PathBuf,
+    /// Held by the one thread that reads: a dead volume must not take one for each request.
+    reading: Arc<Mutex<()>>,
+}
+
+impl TokenFile {
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, reading: Arc::default() }
+    }
+
+    /// The token in the file.
+    ///
+    /// # Errors
+    /// It cannot be read in time, or is not a regular file.
+    pub async fn read(&self) -> io::Result<Vec<u8>> {
+        let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+        let reading =
+            tokio::time::timeout(TOKEN_TIMEOUT, self.reading.clone().lock_owned()).await.map_err(late)?;
+        let path = self.path.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let _reading = reading;
+            // A FIFO would not open before it has a writer.
+            let mut file = OpenOptions::new().read(true).custom_flags(NONBLOCK).open(path)?;
+            if !file.metadata()?.is_file() {
+                return Err(io::Error::other("is not a regular file"));
+            }
+            let mut token = Vec::new();
+            Read::by_ref(&mut file).take(MAX_TOKEN).read_to_end(&mut token)?;
+            Ok(token)
+        });
+        tokio::time::timeout(TOKEN_TIMEOUT, read).await.map_err(late)?.map_err(io::Error::other)?
+    }
+}
+
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 
 /// The running server of the pages; dropping it stops the server.
 pub struct MetricsServer {
@@ -105,14 +152,19 @@ async fn accept(listener: TcpListener, metrics: Metrics, access: Access) {
 async fn connection(stream: TcpStream, metrics: Metrics, mut access: Access) {
     match access.certificates.take() {
         None => serve_connection(TokioIo::new(stream), metrics, access).await,
-        Some(certificates) => match certificates.accept(stream).await {
-            Ok(stream) => serve_connection(TokioIo::new(stream), metrics, access).await,
-            Err(error) => tracing::debug!(%error, "a metrics connection has no TLS, or no certificate"),
-        },
+        Some(certificates) => {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, certificates.accept(stream)).await {
+                Ok(Ok(stream)) => serve_connection(TokioIo::new(stream), metrics, access).await,
+                Err(_) => tracing::debug!("a metrics connection did not finish its TLS handshake"),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a metrics connection has no TLS, or no certificate")
+                }
+            }
+        }
     }
 }
 
-async fn serve_connection(stream: impl Read + Write + Unpin, metrics: Metrics, access: Access) {
+async fn serve_connection(stream: impl rt::Read + rt::Write + Unpin, metrics: Metrics, access: Access) {
     let service = service_fn(move |request| {
         let (metrics, access) = (metrics.clone(), access.clone());
         async move { respond_if_allowed(request, metrics, access).await }
@@ -135,19 +187,18 @@ async fn respond_if_allowed(
     metrics: Metrics,
     access: Access,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let Some(path) = access.token_file.filter(|_| request.uri().path() != "/healthz") else {
+    let Some(token) = access.token.filter(|_| request.uri().path() != "/healthz") else {
         return respond(request, metrics).await;
     };
-    let shown = request.headers().get(header::AUTHORIZATION).cloned();
-    let token = path.clone();
-    match tokio::task::spawn_blocking(move || std::fs::read(token)).await {
-        Ok(Ok(token)) if shown.is_some_and(|shown| is_bearer(shown.as_bytes(), &token)) => {
-            return respond(request, metrics).await;
+    // A request without one does not make the server read.
+    if let Some(shown) = request.headers().get(header::AUTHORIZATION).cloned() {
+        match token.read().await {
+            Ok(token) if is_bearer(shown.as_bytes(), &token) => return respond(request, metrics).await,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(path = %token.path.display(), %error, "the token for /metrics cannot be read");
+            }
         }
-        Ok(Err(error)) => {
-            tracing::warn!(path = %path.display(), %error, "the token for /metrics cannot be read")
-        }
-        _ => {}
     }
     let mut response = Response::new(Full::new(Bytes::from_static(b"a bearer token is required\n")));
     *response.status_mut() = StatusCode::UNAUTHORIZED;
@@ -265,7 +316,7 @@ mod tests {
     async fn a_token_is_required_and_read_anew() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let token = |text: &str| std::fs::write(file.path(), text).unwrap();
-        let access = Access { token_file: Some(file.path().to_owned()), ..Access::default() };
+        let access = Access { token: Some(TokenFile::new(file.path().to_owned())), ..Access::default() };
         let server = Metrics::new("1").unwrap().serve("127.0.0.1:0".parse().unwrap(), access).await.unwrap();
         let page = async |header: &str| {
             let request = format!("GET /metrics HTTP/1.1\r\nAuthorization: {header}\r\nX: ");
@@ -278,11 +329,7 @@ mod tests {
         {
             assert_eq!(page(header).await, status, "{header}");
         }
-        assert!(
-            get(server.address(), "GET /readyz")
-                .await
-                .contains("WWW-Authenticate: Bearer".to_lowercase().as_str())
-        );
+        assert!(get(server.address(), "GET /readyz").await.contains("www-authenticate: Bearer"));
         assert!(get(server.address(), "GET /healthz").await.starts_with("HTTP/1.1 200"));
         token("other");
         assert_eq!((page("Bearer secret").await, page("Bearer other").await), ("401".into(), "200".into()));

@@ -48,13 +48,14 @@ pub struct TlsFiles {
 /// The certificate in use, and the files that it comes from.
 pub struct Certificates {
     files: TlsFiles,
-    current: Mutex<Current>,
+    used: Mutex<Used>,
+    /// Locked while one thread looks at the files: others use what there is.
+    looked: Mutex<Looked>,
 }
 
-struct Current {
-    used: Used,
+struct Looked {
     times: [Option<SystemTime>; 3],
-    looked: Instant,
+    at: Instant,
 }
 
 impl Certificates {
@@ -64,8 +65,8 @@ impl Certificates {
     /// [`TlsError`] names the file.
     pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
         let times = times(&files);
-        let current = Current { used: read(&files)?, times, looked: Instant::now() };
-        Ok(Arc::new(Self { files, current: Mutex::new(current) }))
+        let used = Mutex::new(read(&files)?);
+        Ok(Arc::new(Self { files, used, looked: Mutex::new(Looked { times, at: Instant::now() }) }))
     }
 
     /// Does the handshake of a new connection.
@@ -89,21 +90,22 @@ impl Certificates {
     /// Returns the present certificate. While the files do not match, for example between two writes, the
     /// last matching pair stays in use.
     fn current(&self) -> Used {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.looked.elapsed() >= LOOK {
-            current.looked = Instant::now();
+        if let Ok(mut looked) = self.looked.try_lock()
+            && looked.at.elapsed() >= LOOK
+        {
+            looked.at = Instant::now();
             let times = times(&self.files);
-            if times != current.times {
+            if times != looked.times {
                 match read(&self.files) {
                     Ok(used) => {
-                        current.used = used;
-                        current.times = times;
+                        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = used;
+                        looked.times = times;
                     }
                     Err(error) => tracing::warn!(%error, "the old certificate stays in use"),
                 }
             }
         }
-        current.used.clone()
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -158,8 +160,7 @@ mod tests {
         io::Write::write_all(&mut &file, &pem(name)).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
         if due {
-            let mut current = certificates.current.lock().unwrap();
-            current.looked = Instant::now().checked_sub(LOOK).unwrap();
+            certificates.looked.lock().unwrap().at = Instant::now().checked_sub(LOOK).unwrap();
         }
     }
 

@@ -9,7 +9,7 @@ use crisp_executor::compile::{self, Compiled, Inputs};
 use crisp_executor::ids::ContainerId;
 use crisp_executor::plan::PidNamespace;
 use crisp_executor::run::detached::{self, Namespaces};
-use crisp_executor::run::{Pauses, Progress, Starting, Stdio, start_gate};
+use crisp_executor::run::{Pauses, Progress, Reported, Starting, Stdio, start_gate};
 use crisp_executor::source;
 use crisp_operation::clock;
 use oci_spec::runtime::Spec;
@@ -141,7 +141,7 @@ fn make(
     // From here on, the record names the process that a killed create leaves behind.
     request.record.init = Init::of(starting.pid, &starting.pidfd);
     folder.write_record(&request.record)?;
-    let terminal = wait(&starting, request, log)?;
+    let terminal = wait(&starting, request, compiled.plan.process.terminal, log)?;
     let starting = if starting.helper.is_some() {
         let starting = starting.wait_for_process()?;
         request.record.init = Init::of(starting.pid, &starting.pidfd);
@@ -211,21 +211,31 @@ fn start(
 }
 
 /// Waits until the process is ready for its exec.
-fn wait(starting: &Starting, request: &Request, log: &RuntimeLog) -> anyhow::Result<Option<OwnedFd>> {
-    let mut terminal = None;
+fn wait(
+    starting: &Starting,
+    request: &Request,
+    wants_terminal: bool,
+    log: &RuntimeLog,
+) -> anyhow::Result<Option<OwnedFd>> {
+    let (mut terminal, mut reported) = (None, Reported::new(wants_terminal));
     loop {
-        match starting.report.wait().context("wait for the container's process")? {
-            Progress::Pending => {}
-            Progress::Notes(notes) => notes.iter().for_each(|note| log.warn(&note.to_string())),
-            Progress::Terminal(master) => terminal = request.console.take(master)?,
-            Progress::Prepared => {
+        let progress = starting.report.wait().context("wait for the container's process")?;
+        let noted = reported.notes.len();
+        let progress = reported.add(progress)?;
+        reported.notes[noted..].iter().for_each(|note| log.warn(&note.to_string()));
+        if let Some(master) = reported.terminal.take() {
+            terminal = request.console.take(master)?;
+        }
+        match progress {
+            None | Some(Progress::Pending | Progress::Notes(_) | Progress::Terminal(_)) => {}
+            Some(Progress::Prepared) => {
                 let state = state::of_spec(&request.record, Status::Creating).to_string();
                 hooks::run_before_root(&request.spec, &state)?;
                 starting.report.proceed().context("wait for the container's process")?;
             }
-            Progress::Failed(error) => return Err(error.into()),
-            Progress::Waiting => return Ok(terminal),
-            Progress::Executed => bail!("the container's process was killed before it was ready"),
+            Some(Progress::Failed(error)) => return Err(error.into()),
+            Some(Progress::Waiting) => return Ok(terminal),
+            Some(Progress::Executed) => bail!("the container's process was killed before it was ready"),
         }
     }
 }

@@ -75,7 +75,7 @@ impl Embedded {
     async fn open_at(settings: &Settings, temporary: Vec<PathBuf>) -> anyhow::Result<Self> {
         let server = Arc::new(Server::open(settings).await?);
         let metrics = match settings.metrics_listen.value {
-            Some(address) => Some(server.metrics.serve(address, metrics_access(settings)?).await?),
+            Some(address) => Some(server.metrics.serve(address, metrics_access(settings).await?).await?),
             None => None,
         };
         let listening = Listening::start(&server, settings)

@@ -9,7 +9,8 @@ use anyhow::{Context as _, bail};
 
 use super::layout;
 
-/// Makes a folder that only root can enter. An existing folder is changed, if it is empty or was a server's.
+/// Makes a folder that only root can enter. An existing folder is changed, if it is empty or was a server's. One that a
+/// server's group can go through keeps that, as the server may run: see [`close_to_groups`].
 ///
 /// # Errors
 /// It cannot be made, or has other content: then other users may need to enter it, as with `/run`.
@@ -24,7 +25,7 @@ pub fn make_private(path: &Path) -> anyhow::Result<()> {
         other => other.with_context(failed)?,
     }
     let mode = fs::metadata(path).with_context(failed)?.permissions().mode();
-    if mode & 0o077 == 0 {
+    if mode & 0o067 == 0 && (mode & 0o010 == 0 || is_for_a_server(path).with_context(failed)?) {
         return Ok(());
     }
     if !is_for_a_server(path).with_context(failed)? {
@@ -34,6 +35,17 @@ pub fn make_private(path: &Path) -> anyhow::Result<()> {
         );
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).with_context(failed)
+}
+
+/// Takes from groups the right to go through a folder of this server, which holds its lock.
+///
+/// # Errors
+/// The kernel's.
+pub fn close_to_groups(path: &Path) -> io::Result<()> {
+    if fs::metadata(path)?.permissions().mode() & 0o010 != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
 }
 
 /// A new ext4 file system has this folder in its root.

@@ -49,10 +49,11 @@ impl Reload {
         let new = tokio::time::timeout(READ, read)
             .await
             .context("the configuration cannot be read in time")???;
-        if new.log_level != self.in_force.log_level {
+        // A request may have set another one.
+        if !self.log_level.is(&new.log_level.value) {
             self.log_level.set(&new.log_level.value)?;
-            self.in_force.log_level = new.log_level.clone();
         }
+        self.in_force.log_level = new.log_level.clone();
         let later = differences(&self.in_force, &new);
         if later.is_empty() {
             info!(log_level = new.log_level.value, "SIGHUP: the configuration is in force");

@@ -11,7 +11,7 @@ use tracing::info;
 use super::log_service::LogService;
 use super::reload::{ConfigOrigin, Reload};
 use super::socket_group::SocketGroup;
-use super::{Server, memory, metrics_access, notify, oom_score, socket};
+use super::{Server, folder, memory, metrics_access, notify, oom_score, socket};
 use crate::config::{NetworkFlag, RawSettings, Settings};
 use crate::logging;
 use crate::run::supervise::{StandaloneService, Supervisor};
@@ -66,13 +66,14 @@ async fn serve(settings: &Settings, reload: Reload, log: LogService) -> anyhow::
     };
     let supervisor = Supervisor::open(Arc::clone(&server), &settings.root.value);
     let listener = socket::listen(&settings.listen.value)?;
-    if let Some(group) = &settings.listen_group.value {
-        let folders = [&*settings.state.value, &*settings.root.value];
-        SocketGroup::find(group)?.admit(settings.listen.value.path(), &folders)?;
+    let folders = [&*settings.state.value, &*settings.root.value];
+    match &settings.listen_group.value {
+        Some(group) => SocketGroup::find(group)?.admit(settings.listen.value.path(), &folders)?,
+        None => folders.iter().try_for_each(|folder| folder::close_to_groups(folder))?,
     }
     let bound = socket::Bound::at(settings.listen.value.path());
     let metrics = match settings.metrics_listen.value {
-        Some(address) => Some(server.metrics.serve(address, metrics_access(settings)?).await?),
+        Some(address) => Some(server.metrics.serve(address, metrics_access(settings).await?).await?),
         None => None,
     };
     info!(

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 const GROUPS: &str = "/etc/group";
@@ -45,17 +45,35 @@ impl SocketGroup {
         number.map(Self).ok_or_else(|| SocketGroupError::Unknown { name: name.to_owned() })
     }
 
-    /// Lets the group's members connect to the socket. `private`: folders that only root can enter; if the socket is
-    /// in one of them, the members can go through it, but not list it.
+    /// Lets the group's members connect to the socket. `private`: folders that only root can enter; the members can go
+    /// through them on the way to the socket, but not list them. If another folder is in the way, that is logged.
     ///
     /// # Errors
     /// [`SocketGroupError::Io`].
     pub fn admit(self, socket: &Path, private: &[&Path]) -> Result<(), SocketGroupError> {
         self.set(socket, 0o660)?;
-        match socket.parent() {
-            Some(folder) if private.contains(&folder) => self.set(folder, 0o710),
-            _ => Ok(()),
+        let real = |path: &Path| {
+            path.canonicalize().map_err(|source| SocketGroupError::Io { path: path.to_owned(), source })
+        };
+        let Some(parent) = socket.parent() else { return Ok(()) };
+        let parent = real(parent)?;
+        let private = private.iter().map(|path| real(path)).collect::<Result<Vec<_>, _>>()?;
+        for folder in parent.ancestors() {
+            if private.iter().any(|private| folder.starts_with(private)) {
+                self.set(folder, 0o710)?;
+            } else if !self.may_enter(folder) {
+                let folder = folder.display();
+                tracing::warn!(%folder, "listen-group: its members cannot go through this folder to the socket");
+            }
         }
+        Ok(())
+    }
+
+    fn may_enter(self, folder: &Path) -> bool {
+        let there = fs::metadata(folder);
+        there.is_ok_and(|there| {
+            there.mode() & 0o001 != 0 || (there.gid() == self.0 && there.mode() & 0o010 != 0)
+        })
     }
 
     /// The group first: before, the file may belong to a group that is not meant.
@@ -74,8 +92,6 @@ fn number_of(name: &str, groups: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
-
     use super::*;
 
     #[test]

@@ -1,16 +1,40 @@
 //! Writes the entries of the journal to the server's log: one event per change of a pod or container, with its
 //! ids, operation and stage as fields.
 //!
-//! The task that writes the journal does it, so that no operation waits for a log that is not read.
+//! A thread does it, so that neither an operation nor the journal waits for a log that is not read, and the log does not
+//! wait for the journal's disk.
+
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use tracing::{Level, enabled, info, warn};
 
 use super::entry::{Action, Entry, Kind};
 
-/// Logs lines that [`Entry::line`] has made.
-pub(super) fn log(lines: &str) {
-    if enabled!(Level::WARN) {
-        lines.lines().filter_map(|line| Entry::parse(line.as_bytes())).for_each(|entry| log_entry(&entry));
+/// Limit for lines that wait for the log.
+const QUEUE: usize = 1024;
+
+/// The thread that logs. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Logger(Option<SyncSender<String>>);
+
+impl Logger {
+    /// Without a thread nothing is logged.
+    pub(super) fn start() -> Self {
+        let (sender, lines) = sync_channel::<String>(QUEUE);
+        let log_all = move || lines.into_iter().for_each(|line| log(&line));
+        let thread = std::thread::Builder::new().name("journal-log".to_owned()).spawn(log_all);
+        Self(thread.is_ok().then_some(sender))
+    }
+
+    /// Logs a line that [`Entry::line`] has made. Returns false when it is lost.
+    pub(super) fn add(&self, line: &str) -> bool {
+        !enabled!(Level::WARN) || self.0.as_ref().is_some_and(|lines| lines.try_send(line.to_owned()).is_ok())
+    }
+}
+
+fn log(line: &str) {
+    if let Some(entry) = Entry::parse(line.as_bytes()) {
+        log_entry(&entry);
     }
 }
 
@@ -93,7 +117,7 @@ mod tests {
             .with_ansi(false)
             .without_time()
             .with_target(false);
-        tracing::subscriber::with_default(subscriber.finish(), || log(&lines));
+        tracing::subscriber::with_default(subscriber.finish(), || lines.lines().for_each(log));
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         text.lines().map(|line| line.trim().to_owned()).collect()
     }

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!   emitter, ops, ends of operations ─ notes.rs ─> a line ─> queue ─> a task: file.rs ─> events.jsonl
-//!                                                   full: dropped, counted │      8 MiB: └> events.old.jsonl
-//!                                                                          └ log.rs ─> the server's log
+//!                                                   full: dropped, counted        8 MiB: └> events.old.jsonl
+//!                                                       └──> queue ─> a thread: log.rs ─> the server's log
 //!   crisp events, crisp why <── read.rs, on request
 //! ```
 //!
@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::entry::{Action, Ended, Entry, Kind, Operation};
 use self::file::JournalFile;
+use self::log::Logger;
 use crate::layout::Layout;
 
 /// Maximal number of lines that wait for the disk.
@@ -45,7 +46,9 @@ const FLUSH: Duration = Duration::from_secs(2);
 pub struct Journal {
     sender: mpsc::Sender<Command>,
     layout: Layout,
+    logger: Logger,
     queue_full: IntCounter,
+    log_full: IntCounter,
     /// Damaged lines in the last read.
     skipped: AtomicU64,
 }
@@ -68,7 +71,7 @@ impl Journal {
         let lost = IntCounterVec::new(
             Opts::new(
                 "crisp_journal_lost_total",
-                "Events that are not in the journal, by why: queue or disk.",
+                "Events that are not in the journal, by why: queue or disk; or not in the log: log.",
             ),
             &["why"],
         )?;
@@ -79,14 +82,20 @@ impl Journal {
         Ok(Self {
             sender,
             layout: layout.clone(),
+            logger: Logger::start(),
             queue_full: lost.with_label_values(&["queue"]),
+            log_full: lost.with_label_values(&["log"]),
             skipped: AtomicU64::new(0),
         })
     }
 
     /// Adds an entry. Never blocks.
     pub fn note(&self, entry: Entry<'_>) {
-        if let Err(TrySendError::Full(_)) = self.sender.try_send(Command::Line(entry.line())) {
+        let line = entry.line();
+        if !self.logger.add(&line) {
+            self.log_full.inc();
+        }
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(Command::Line(line)) {
             self.queue_full.inc();
         }
     }
@@ -155,7 +164,6 @@ async fn write(mut receiver: mpsc::Receiver<Command>, mut file: JournalFile, los
         }
         if count > 0 {
             let append = move || {
-                log::log(&lines);
                 let written = file.append(&lines);
                 (file, written)
             };

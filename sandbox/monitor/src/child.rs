@@ -22,11 +22,13 @@ pub(crate) struct Child {
     early: Option<Signal>,
     /// The process and its end, while the helper has not been reaped: it still has the report.
     ended: Option<(i32, ExitStatus)>,
+    /// Its number may be another's from now on.
+    is_reaped: bool,
 }
 
 impl Child {
     pub(crate) fn new(pid: i32, pidfd: OwnedFd, helper: Option<Helper>) -> Self {
-        Self { pid, pidfd, helper, early: None, ended: None }
+        Self { pid, pidfd, helper, early: None, ended: None, is_reaped: false }
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -69,15 +71,15 @@ impl Child {
             return None;
         }
         if let Some((process, status)) = self.ended.take() {
-            (self.helper, self.pid) = (None, process);
+            (self.helper, self.pid, self.is_reaped) = (None, process, true);
             return Some(status);
         }
-        (self.helper.is_none() || !self.is_made()).then_some(status)
+        self.is_reaped = self.helper.is_none() || !self.is_made();
+        self.is_reaped.then_some(status)
     }
 
     pub(crate) fn signal(&mut self, signal: Signal) -> Result<(), Errno> {
-        if self.ended.is_some() {
-            // Its number may be another's already.
+        if self.ended.is_some() || self.is_reaped {
             return Err(Errno::SRCH);
         }
         if let Some(process) = self.made().and_then(Pid::from_raw) {
@@ -90,7 +92,7 @@ impl Child {
 
     /// Signals its process group: it leads a session and so its own group.
     pub(crate) fn signal_group(&mut self, signal: Signal) -> Result<(), Errno> {
-        if self.helper.is_some() {
+        if self.helper.is_some() || self.is_reaped {
             return self.signal(signal);
         }
         kill_process_group(Pid::from_raw(self.pid).ok_or(Errno::SRCH)?, signal)

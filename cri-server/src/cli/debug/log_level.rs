@@ -11,7 +11,7 @@ use crate::rpc_error::refused;
 
 /// Show or set the level of a running server's log
 ///
-/// It is in force until the server ends, or until SIGHUP finds another level in the configuration.
+/// It is in force until the server ends, or until SIGHUP sets the configured level.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

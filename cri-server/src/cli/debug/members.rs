@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use crisp_proto::runtime::v1::{
     ContainerStatusRequest, ListContainersRequest, ListImagesRequest, ListPodSandboxRequest,
 };
@@ -76,10 +77,11 @@ pub async fn collect(settings: &Settings, archive: &mut Archive) -> anyhow::Resu
         Ok(client) => of_server(client, &mut add).await?,
         Err(error) => add(Member::text("server.error.txt", &format!("{error:#}\n")))?,
     }
-    if let Some(address) = settings.metrics_listen.value
-        && let Some(page) = metrics(address).await
-    {
-        add(Member::text("metrics.txt", &page))?;
+    if let Some(address) = settings.metrics_listen.value {
+        match metrics(settings, address).await {
+            Ok(page) => add(Member::text("metrics.txt", &page))?,
+            Err(error) => add(Member::text("metrics.error.txt", &format!("{error:#}\n")))?,
+        }
     }
     match in_time(PATIENCE, server_log::end_of_log).await {
         Ok(Some(log)) => add(Member::text("server.log", &log)),
@@ -161,17 +163,28 @@ async fn events(client: &mut Client) -> anyhow::Result<Value> {
     message::list(&journal::of_server(client, 0, 0).await?)
 }
 
-/// Returns None when no metrics page is served there.
-async fn metrics(address: SocketAddr) -> Option<String> {
+async fn metrics(settings: &Settings, address: SocketAddr) -> anyhow::Result<String> {
+    if settings.metrics_cert.value.is_some() {
+        anyhow::bail!("the page is served over TLS: curl --cacert CERTIFICATE https://{address}/metrics");
+    }
+    let path = settings.metrics_token_file.value.clone();
+    let read = move || path.map(std::fs::read_to_string).transpose();
+    let token = in_time(PATIENCE, read).await?.context("metrics-token-file")?;
+    let token = token.map_or(String::new(), |token| format!("Authorization: Bearer {}\r\n", token.trim()));
     let page = async {
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
+        stream
+            .write_all(format!("GET /metrics HTTP/1.0\r\nHost: localhost\r\n{token}\r\n").as_bytes())
+            .await?;
         let mut response = Vec::new();
         stream.read_to_end(&mut response).await?;
         std::io::Result::Ok(String::from_utf8_lossy(&response).into_owned())
     };
-    let response = tokio::time::timeout(PATIENCE, page).await.ok()?.ok()?;
-    Some(response.split_once("\r\n\r\n")?.1.to_owned())
+    let response = tokio::time::timeout(PATIENCE, page).await.map_err(|_| timed_out())??;
+    let (head, page) = response.split_once("\r\n\r\n").context("the page is no HTTP response")?;
+    let status = head.lines().next().unwrap_or_default();
+    anyhow::ensure!(status.contains(" 200 "), "the page answers {status}");
+    Ok(page.to_owned())
 }
 
 fn kernel() -> String {

@@ -50,6 +50,7 @@ mod prepared;
 pub mod procfs;
 mod relay;
 mod report;
+mod reported;
 mod setup;
 pub mod sibling;
 mod spawn;
@@ -71,6 +72,7 @@ use spawn::{CloneOptions, PidFrom};
 
 pub use error::{Stage, StageError};
 pub use report::{Progress, Report};
+pub use reported::Reported;
 pub use unseen::Helper;
 
 /// The files that become descriptors 0, 1 and 2. `None` is a null device. They are ignored for a process with

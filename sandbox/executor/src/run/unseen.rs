@@ -23,6 +23,7 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{
     DumpableBehavior, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open,
@@ -102,9 +103,10 @@ pub(super) fn process_of(helper: Helper, pidfd: &OwnedFd) -> Result<(i32, OwnedF
     if let Made::Elsewhere(relay) = helper.0 {
         return relay.receive_last();
     }
-    // Reaped, as the process that adopts it later does not know of it.
-    retry_on_intr(|| waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED))
+    retry_on_intr(|| poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None))
         .at(Stage::Clone, "wait for a helper")?;
+    // Reaped, as the process that adopts it later does not know of it. If the caller ignores SIGCHLD, the kernel did.
+    let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     let killed = || StageError::explained(Stage::Clone, Errno::CHILD, KILLED);
     let pid = helper.child().ok_or_else(killed)?;
     Ok((pid, pidfd_of_child(pid)?))
