@@ -428,7 +428,7 @@ fn a_pod_joins_and_leaves_a_network_while_it_runs() {
             for (network, why) in [
                 ("default", "it is the pod's first network"),
                 ("other", "the pod is not in it"),
-                ("none", "network none cannot be removed"),
+                ("none", "there is no network none"),
                 ("gone", "there is no network gone"),
             ] {
                 let error = networks.disconnect(&a.id, network).await.unwrap_err().to_string();
