@@ -54,19 +54,20 @@ impl Builtin {
 
     /// Restores bridge and tables that another program removed, if pods need them.
     pub(in crate::network) fn keep_up(&self) -> Result<(), NetworkError> {
+        let mut pruned = Ok(());
         if !self.state().orphans.is_empty() {
             // Their addresses are free again, and changed settings are in force once the last pod is gone.
-            self.prune_orphans()?;
+            pruned = self.prune_orphans().map(|_| ());
         }
         if !self.state().is_used() {
-            return Ok(());
+            return pruned;
         }
         let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
         // Its last pod may have left meanwhile, and the network been removed.
         if !self.state().is_used() {
-            return Ok(());
+            return pruned;
         }
-        self.ensure(&mut setup, &mut route_socket()?).map(|_| ())
+        self.ensure(&mut setup, &mut route_socket()?).map(|_| ()).and(pruned)
     }
 
     /// Redirects DNS queries of pods to the gateways to these sockets. The port itself stays free for others.
