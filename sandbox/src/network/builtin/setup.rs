@@ -57,7 +57,7 @@ impl Builtin {
         let mut pruned = Ok(());
         if !self.state().orphans.is_empty() {
             // Their addresses are free again, and changed settings are in force once the last pod is gone.
-            pruned = self.prune_orphans().map(|_| ());
+            pruned = self.prune_orphans();
         }
         if !self.state().is_used() {
             return pruned;
