@@ -67,6 +67,7 @@ impl Builtin {
         if !self.state().is_used() {
             return pruned;
         }
+        self.look_for_removed_rules(&mut setup)?;
         self.ensure(&mut setup, &mut route_socket()?).map(|_| ()).and(pruned)
     }
 
@@ -155,21 +156,31 @@ impl Builtin {
         state.pods.values().map(|record| record.veth.clone()).chain(state.orphans.keys().cloned()).collect()
     }
 
+    /// Forgets a table of which rules were removed, so that it is installed again. This lists all rules, which takes too
+    /// long for each pod.
+    fn look_for_removed_rules(&self, setup: &mut HostSetup) -> Result<(), NetworkError> {
+        let Some(rules) = self.ruleset() else { return Ok(()) };
+        let Some(mut installed) = setup.table.take() else { return Ok(()) };
+        if rules.is_intact(setup.rules_socket()?, &mut installed).map_err(self.rules_failed("look up"))? {
+            setup.table = Some(installed);
+        } else {
+            warn_of_removal(&rules);
+        }
+        Ok(())
+    }
+
+    /// Installs the table, if it is not there.
     fn ensure_table(&self, setup: &mut HostSetup) -> Result<(), NetworkError> {
         let Some(rules) = self.ruleset() else { return Ok(()) };
-        // Put back when it is intact: after an error it is installed again.
+        // Put back when it is there: after an error it is installed again.
         let before = setup.table.take();
         let socket = setup.rules_socket()?;
-        if let Some(mut installed) = before {
-            if rules.is_intact(socket, &mut installed).map_err(self.rules_failed("look up"))? {
+        if let Some(installed) = before {
+            if rules.exists(socket).map_err(self.rules_failed("look up"))? {
                 setup.table = Some(installed);
                 return Ok(());
             }
-            let table = rules.name();
-            tracing::warn!(
-                table,
-                "another program removed packet rules of pods, which are installed again: it must leave tables of this name alone"
-            );
+            warn_of_removal(&rules);
         }
         let installed = rules.install(socket, &self.all_published()).map_err(self.rules_failed(INSTALL))?;
         setup.table = Some(installed);
@@ -355,4 +366,12 @@ fn forget_flows(socket: &mut Socket, ports: &[Published]) {
     if let Err(error) = conntrack::forget(socket, ports) {
         tracing::debug!(%error, "old flows to published UDP ports are not forgotten");
     }
+}
+
+fn warn_of_removal(rules: &Ruleset) {
+    let table = rules.name();
+    tracing::warn!(
+        table,
+        "another program removed packet rules of pods, which are installed again: it must leave tables of this name alone"
+    );
 }
