@@ -154,8 +154,15 @@ fn has_nothing(seen: &str) -> bool {
         })
 }
 
+fn is_emulated() -> bool {
+    std::fs::read_to_string("/proc/cpuinfo").unwrap().contains("QEMU TCG")
+}
+
 /// It finds the streams of a command and its messages to the monitor, but not the host's /proc.
 fn a_command_is_seen_with_nothing_of_the_monitor() {
+    if is_emulated() {
+        crisp_skip::unsupported!(Without("an emulated processor: the watcher is too slow"));
+    }
     let watcher = Watcher::start();
     let mut pod = Files::busybox().pod();
     let init = pod.started(&["/bin/sleep", "1000"]);
@@ -172,6 +179,9 @@ fn a_command_is_seen_with_nothing_of_the_monitor() {
 }
 
 fn a_container_among_tracers_is_seen_with_nothing_of_the_monitor() {
+    if is_emulated() {
+        crisp_skip::unsupported!(Without("an emulated processor: the watcher is too slow"));
+    }
     let watcher = Watcher::start();
     let files = Files::busybox();
     let mut pod = Pod::enter_for(500, || vec![files.detached()]);
