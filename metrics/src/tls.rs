@@ -50,10 +50,10 @@ pub struct Certificates {
     files: TlsFiles,
     used: Mutex<Used>,
     /// Locked while one thread looks at the files: others use what there is.
-    looked: Mutex<Looked>,
+    last_check: Mutex<LastCheck>,
 }
 
-struct Looked {
+struct LastCheck {
     times: [Option<SystemTime>; 3],
     at: Instant,
 }
@@ -66,7 +66,7 @@ impl Certificates {
     pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
         let times = times(&files);
         let used = Mutex::new(read(&files)?);
-        Ok(Arc::new(Self { files, used, looked: Mutex::new(Looked { times, at: Instant::now() }) }))
+        Ok(Arc::new(Self { files, used, last_check: Mutex::new(LastCheck { times, at: Instant::now() }) }))
     }
 
     /// Does the handshake of a new connection.
@@ -90,16 +90,16 @@ impl Certificates {
     /// Returns the present certificate. While the files do not match, for example between two writes, the
     /// last matching pair stays in use.
     fn current(&self) -> Used {
-        if let Ok(mut looked) = self.looked.try_lock()
-            && looked.at.elapsed() >= LOOK
+        if let Ok(mut last) = self.last_check.try_lock()
+            && last.at.elapsed() >= LOOK
         {
-            looked.at = Instant::now();
+            last.at = Instant::now();
             let times = times(&self.files);
-            if times != looked.times {
+            if times != last.times {
                 match read(&self.files) {
                     Ok(used) => {
                         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = used;
-                        looked.times = times;
+                        last.times = times;
                     }
                     Err(error) => tracing::warn!(%error, "the old certificate stays in use"),
                 }
@@ -160,7 +160,7 @@ mod tests {
         io::Write::write_all(&mut &file, &pem(name)).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
         if due {
-            certificates.looked.lock().unwrap().at = Instant::now().checked_sub(LOOK).unwrap();
+            certificates.last_check.lock().unwrap().at = Instant::now().checked_sub(LOOK).unwrap();
         }
     }
 
