@@ -40,9 +40,10 @@ fn log(line: &str) {
 
 fn log_entry(entry: &Entry<'_>) {
     let some = |text| Some(text).filter(|text: &&str| !text.is_empty());
+    let image = without_passwords(if entry.kind == Kind::Image { &entry.name } else { &entry.image });
     let (container, image) = match entry.kind {
-        Kind::Container => (some(&entry.id), some(&entry.image)),
-        Kind::Image => (None, some(&entry.name)),
+        Kind::Container => (some(&entry.id), some(&image)),
+        Kind::Image => (None, some(&image)),
         Kind::Pod => (None, None),
     };
     let pod = some(&entry.pod_id);
@@ -52,7 +53,8 @@ fn log_entry(entry: &Entry<'_>) {
     let stage = operation.and_then(|operation| some(&operation.stage));
     let took_ms = operation.map(|operation| operation.took_ns / 1_000_000);
     let operation = operation.and_then(|operation| some(&operation.name));
-    let text = some(&entry.text);
+    let text = without_passwords(&entry.text);
+    let text = some(&text);
     match entry.action {
         Action::Fail => {
             warn!(
@@ -79,6 +81,20 @@ fn log_entry(entry: &Entry<'_>) {
         Action::Kill => info!(pod, container, name, text, "a signal was requested"),
         Action::Note => info!(pod, container, name, text, "note"),
     }
+}
+
+/// Without `USER:PASSWORD@`, which stands in references that are refused. The log is shipped to more places than the
+/// journal is.
+fn without_passwords(text: &str) -> String {
+    let parts =
+        text.split_inclusive(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'' | '(' | ')'));
+    let is_digest = |after: &str| ["sha256:", "sha512:"].iter().any(|kind| after.starts_with(kind));
+    parts
+        .map(|part| match part.rsplit_once('@') {
+            Some((before, after)) if before.contains(':') && !is_digest(after) => format!("***@{after}"),
+            _ => part.to_owned(),
+        })
+        .collect()
 }
 
 /// `NAMESPACE/POD` or `NAMESPACE/POD/CONTAINER`, as far as it is known.
@@ -120,6 +136,20 @@ mod tests {
         tracing::subscriber::with_default(subscriber.finish(), || lines.lines().for_each(log));
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         text.lines().map(|line| line.trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn passwords_are_left_out_and_digests_stay() {
+        for (text, logged) in [
+            (
+                "image: \"https://ann:hunter2@r.test/a:1\" is refused",
+                "image: \"https://***@r.test/a:1\" is refused",
+            ),
+            ("ann:hunter2@r.test/a", "***@r.test/a"),
+            ("r.test:5000/a:1@sha256:00, mail@r.test", "r.test:5000/a:1@sha256:00, mail@r.test"),
+        ] {
+            assert_eq!(without_passwords(text), logged);
+        }
     }
 
     #[test]

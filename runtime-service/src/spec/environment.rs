@@ -98,7 +98,9 @@ pub enum TooLarge {
 pub fn check(arguments: &[String], environment: &[String]) -> Result<(), TooLarge> {
     for (what, strings) in [("argument", arguments), ("environment variable", environment)] {
         if let Some(long) = strings.iter().find(|string| string.len() >= MAX_STRING) {
-            let start = long.chars().take(40).collect();
+            // Of a variable its name: the value may be a secret.
+            let named = if what == "argument" { long } else { long.split('=').next().unwrap_or_default() };
+            let start = named.chars().take(40).collect();
             return Err(TooLarge::String { what, start, bytes: long.len() });
         }
     }
@@ -128,6 +130,9 @@ mod tests {
         let long = "x".repeat(MAX_STRING - 1);
         assert!(check(std::slice::from_ref(&long), &[]).is_ok());
         assert!(check(&[], &[long + "x"]).unwrap_err().to_string().contains("131072 bytes"));
+        let secret = format!("TOKEN=hunter2{}", "x".repeat(MAX_STRING));
+        let error = check(&[], &[secret]).unwrap_err().to_string();
+        assert!(error.contains("\"TOKEN\"") && !error.contains("hunter2"), "{error}");
         let many: Vec<String> = (0..100_000).map(|number| format!("NAME_{number:06}=some value")).collect();
         assert!(check(&[], &many).is_ok());
     }
