@@ -64,8 +64,15 @@ impl ScopeHolder {
     /// Ends it. Blocks until it has left the scope, which can then enable controllers for cgroups below.
     ///
     /// # Errors
-    /// It does not end.
+    /// It ended before: systemd may have found the scope empty just before the monitor was in it, and given it
+    /// up. Or it does not end.
     pub(crate) fn end(self) -> io::Result<()> {
+        if self.has_ended() {
+            return Err(io::Error::other(format!(
+                "process {}, which held the pod's scope, was killed by another program",
+                self.pid
+            )));
+        }
         let Some(pidfd) = &self.pidfd else { return Ok(()) };
         kill(pidfd)?;
         if is_ended(pidfd, DEATH)? {
