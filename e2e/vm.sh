@@ -94,7 +94,9 @@ suite() {
 }
 SUITE
   echo "again=$top/e2e/again.sh"
-  for suite in "${suites[@]}"; do
+  echo "from=\$(sed -n 's/.*crisp[.]from=//p' /proc/cmdline)"
+  for number in "${!suites[@]}"; do
+    suite=${suites[$number]}
     name=${suite%%:*} filter= driver=
     [ "$name" = "$suite" ] || filter=$(echo "${suite#*:}" | tr , ' ')
     [ "$name" = "${name%@*}" ] || driver="CRISP_TEST_CGROUP_DRIVER=${name#*@}"
@@ -104,23 +106,37 @@ SUITE
     [ -n "$binary" ] || { echo "there is no suite $name; there are: $(awk '$2 == "test" {printf "%s ", $1}' "$work/binaries")" >&2; exit 2; }
     cp --parents "$binary" "$work/tests"
     # A library's tests stay in the mount namespace that they start in, and systemd shares "/".
-    echo "cd $top/${name%/*}; echo '== $suite'; start=\$SECONDS
-      suite env $driver unshare --mount --propagation private $binary -- $filter; echo \"== \$((SECONDS - start)) s\""
+    echo "if [ $number -ge \${from%% *} ]; then cd $top/${name%/*}; echo '== $suite'; start=\$SECONDS
+      suite env $driver unshare --mount --propagation private $binary -- $filter; echo \"== \$((SECONDS - start)) s\"; fi"
   done
   echo 'echo "virtual machine ended with status $status"'
 } > "$work/tests/run"
 # What a test writes belongs to the machine's own disk, which forgets it.
 mkfs.ext4 -q -L tests -d "$work/tests" "$work/tests.img" "$(du -sm "$work/tests" | awk '{print int($1 * 1.3) + 200}')M"
 
+# Runs the suites from the one with this number on.
 machine() {
   timeout "$seconds" qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 4096 \
     -display none -no-reboot -nodefaults -serial "file:$work/console" -serial stdio \
     -kernel "$system.vmlinuz" -initrd "$system.initrd" \
-    -append "root=/dev/vda rw console=ttyS0 quiet systemd.unified_cgroup_hierarchy=1 apparmor=1 security=apparmor" \
+    -append "root=/dev/vda rw console=ttyS0 quiet systemd.unified_cgroup_hierarchy=1 apparmor=1 security=apparmor \
+watchdog_thresh=30 softlockup_panic=1 panic=-1 crisp.from=$1" \
     -drive "file=$system.img,format=raw,if=virtio,snapshot=on" \
-    -drive "file=$work/tests.img,format=raw,if=virtio,snapshot=on" < /dev/null
+    -drive "file=$work/tests.img,format=raw,if=virtio,snapshot=on" < /dev/null | sed -u 's,\r$,,' | tee "$work/output"
 }
-machine | sed -u 's,\r$,,' | tee "$work/output" || true
+has_ended() { grep -q '^virtual machine ended with status ' "$work/output"; }
+crash() { grep -nE 'BUG: |Oops|Kernel panic|soft lockup' "$work/console"; }
+
+machine 0 || true
+if ! has_ended && crash > /dev/null; then
+  echo "the kernel of the virtual machine stopped:"
+  first=$(crash | head -1 | cut -d: -f1)
+  sed -n "$((first > 5 ? first - 5 : 1)),$((first + 120))p" "$work/console"
+  # Once: the suite is run again on a new machine, and those behind it.
+  last=$(grep -cE '^== [a-z-]+/' "$work/output")
+  echo "FLAKY: virtual machine: its kernel stopped in ${suites[$((last > 0 ? last - 1 : 0))]}"
+  machine "$((last > 0 ? last - 1 : 0))" || true
+fi
 if ! grep -q '^virtual machine ended with status 0$' "$work/output"; then
   echo "the end of the virtual machine's console:"
   tail -20 "$work/console"
