@@ -197,7 +197,7 @@ fn foreground(
     let mut settings = settings;
     // The command itself reports operations that fail.
     settings.log_level.set_default("warn,crisp_runtime_service::journal=error".to_owned());
-    crate::logging::start(&settings)?;
+    let _log = crate::logging::start(&settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -35,16 +35,16 @@ pub struct Serve {
 /// # Errors
 /// The server cannot start, or its socket fails.
 pub fn run(settings: &Settings, origin: ConfigOrigin) -> anyhow::Result<ExitCode> {
-    let log_level = logging::start(settings)?;
-    let log = LogService(log_level.clone());
-    let reload = Reload { origin, in_force: settings.clone(), log_level };
+    let log = logging::start(settings)?;
+    let log_service = LogService(log.level.clone());
+    let reload = Reload { origin, in_force: settings.clone(), log_level: log.level.clone() };
     crisp_executor::give_large_buffers_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    let served = runtime.block_on(serve(settings, reload, log));
+    let served = runtime.block_on(serve(settings, reload, log_service));
     // A thread that hangs in a dead file system must not keep the server from ending.
     runtime.shutdown_background();
     served.map(|()| ExitCode::SUCCESS)
@@ -86,6 +86,7 @@ async fn serve(settings: &Settings, reload: Reload, log: LogService) -> anyhow::
         pods = server.pods.list().len(),
         "ready"
     );
+    server.runtime.keep_logs_small();
     notify::ready();
     tokio::spawn(reload.at(hangups));
     tokio::spawn(notify::keep_watchdog_calm());

@@ -102,6 +102,32 @@ async fn each_change_is_in_the_log_and_a_request_sets_its_level() -> Result<()> 
     lab.close().await
 }
 
+/// The log is a pipe whose reader has stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_not_read_holds_nothing_up() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let folder = tempfile::tempdir()?;
+    let pipe = folder.path().join("log");
+    let setup = Setup {
+        args: ["--log-format", "text", "--log-level", "trace"].map(str::to_owned).to_vec(),
+        before_server: Some(format!("mkfifo {0}; exec 3<>{0} 2>&3", pipe.display())),
+        ..Setup::default()
+    };
+    let mut lab = Lab::start_with(setup).await?;
+    let started = Instant::now();
+    for number in 0..3 {
+        lab.run(&format!("main-{number}"), &lab.shell("true")).await?;
+    }
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    let reader = std::fs::File::open(&pipe)?;
+    assert!(
+        rustix::io::ioctl_fionread(&reader)? > 60_000,
+        "the log never filled the pipe: the test shows nothing"
+    );
+    // Also the end of the server does not wait for its last lines.
+    lab.close().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_may_use_the_socket() -> Result<()> {
     needs!();

@@ -1,6 +1,10 @@
 //! The log of the server: as text, as JSON, or to journald.
 
+mod queue;
+
+use std::fs::File;
 use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -10,7 +14,14 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
+use self::queue::{FlushAtEnd, LineQueue};
 use crate::config::{LogFormat, Settings};
+
+/// The running log. Dropping it writes the lines that wait, for a second at most.
+pub struct Log {
+    pub level: LogLevel,
+    _flush: FlushAtEnd,
+}
 
 /// The filter of the log; it can be changed at run time.
 #[derive(Clone)]
@@ -41,17 +52,24 @@ impl LogLevel {
 ///
 /// # Errors
 /// journald is set explicitly and does not answer.
-pub fn start(settings: &Settings) -> anyhow::Result<LogLevel> {
+pub fn start(settings: &Settings) -> anyhow::Result<Log> {
     let (filter, level) = reload::Layer::new(settings.log_level.value.parse::<EnvFilter>()?);
-    tracing_subscriber::registry().with(filter).with(layer(settings.log_format.value)?).init();
-    Ok(LogLevel(level))
+    let (stderr, flush) = queued_stderr().context("cannot start the log's thread")?;
+    tracing_subscriber::registry().with(filter).with(layer(settings.log_format.value, stderr)?).init();
+    Ok(Log { level: LogLevel(level), _flush: flush })
+}
+
+/// Without the lock of [`std::io::stderr`], which others of this program take.
+fn queued_stderr() -> std::io::Result<(LineQueue, FlushAtEnd)> {
+    LineQueue::start(File::from(std::io::stderr().as_fd().try_clone_to_owned()?))
 }
 
 fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(
     format: LogFormat,
+    stderr: LineQueue,
 ) -> anyhow::Result<Box<dyn Layer<S> + Send + Sync>> {
     // An error of the log itself is not printed to standard error: that would panic when it is closed.
-    let stderr = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
+    let stderr = fmt::layer().with_writer(move || stderr.clone()).log_internal_errors(false);
     Ok(match format {
         LogFormat::Journald => journald().context("log-format journald: no journald answers")?.boxed(),
         LogFormat::Auto if stderr_is_the_journal() => match journald() {
