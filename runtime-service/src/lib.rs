@@ -39,6 +39,7 @@ mod health;
 mod inventory;
 pub mod journal;
 pub mod layout;
+mod log_limits;
 mod log_once;
 mod metrics;
 mod notes;
@@ -63,7 +64,9 @@ use crisp_sandbox::Pods;
 use crisp_streaming::StreamServer;
 
 pub use crate::cause::Cause;
+use crate::error::RuntimeError;
 use crate::journal::Journal;
+pub use crate::log_limits::LogLimits;
 use crate::service_state::ServiceState;
 
 /// Time limit for commands that were hung up to print their last output and to end.
@@ -89,6 +92,8 @@ pub struct RuntimeConfig {
     pub exec_grace: Duration,
     /// Folders with CDI specs; a later one takes precedence over an earlier one.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// For the logs of containers that no kubelet made. None: they grow.
+    pub log_limits: Option<LogLimits>,
 }
 
 /// The CRI RuntimeService. Clones are the same service.
@@ -121,6 +126,28 @@ impl RuntimeService {
         }
         pod_watch::follow_pods(&service, events);
         Ok(Self { service })
+    }
+
+    /// Rotates logs of containers that no kubelet made, as [`RuntimeConfig::log_limits`] say, until the service ends.
+    pub fn keep_logs_small(&self) {
+        if let Some(limits) = self.service.config.log_limits {
+            log_limits::keep(&self.service, limits);
+        }
+    }
+
+    /// When logs are rotated.
+    #[must_use]
+    pub fn log_limits(&self) -> Option<LogLimits> {
+        self.service.config.log_limits
+    }
+
+    /// Rotates the log of a running container now.
+    ///
+    /// # Errors
+    /// There is no such container, or a stage failed.
+    pub async fn rotate_log(&self, id: &str, files: u32) -> Result<(), RuntimeError> {
+        let container = self.service.container(id)?;
+        ops::log_rotate::rotate(&self.service, &container, files).await
     }
 
     /// Hangs up streamed commands, and writes changes of containers that are not on disk yet, for a clean end

@@ -94,6 +94,10 @@ pub struct Settings {
     pub max_layer_files: Setting<u64>,
     /// How often all image layers are checked; None for never.
     pub image_check_interval: Setting<Option<Duration>>,
+    /// Bytes at which the log of a container that no kubelet made is rotated; 0 for never.
+    pub container_log_max_size: Setting<u64>,
+    /// Files that are kept of such a log.
+    pub container_log_max_files: Setting<u32>,
     /// The network of pods.
     pub network: Setting<NetworkKind>,
     /// CNI configurations.

@@ -29,6 +29,8 @@ fn lines(settings: &Settings) -> Vec<(String, String)> {
         max_layer_bytes,
         max_layer_files,
         image_check_interval,
+        container_log_max_size,
+        container_log_max_files,
         network,
         cni_conf_dir,
         cni_bin_dir,
@@ -71,6 +73,10 @@ fn lines(settings: &Settings) -> Vec<(String, String)> {
         quoted(&interval.map_or("off".to_owned(), |interval| format!("{}s", interval.as_secs())))
     };
     line(&mut lines, "image-check-interval", image_check_interval, interval(&image_check_interval.value));
+    let size = container_log_max_size;
+    line(&mut lines, "container-log-max-size", size, size.value.to_string());
+    let files = container_log_max_files;
+    line(&mut lines, "container-log-max-files", files, files.value.to_string());
     line(&mut lines, "network", network, quoted(&network.value.to_string()));
     line(&mut lines, "cni-conf-dir", cni_conf_dir, path(&cni_conf_dir.value));
     line(&mut lines, "cni-bin-dir", cni_bin_dir, list(cni_bin_dir.value.iter().map(|p| path(p))));

@@ -46,6 +46,14 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "INTERVAL")]
     pub image_check_interval: Option<String>,
 
+    /// Bytes at which the log of a container that no kubelet made is rotated; 0 for never [default: 10485760, 10 MiB]
+    #[arg(long, hide_short_help = true, value_name = "BYTES")]
+    pub container_log_max_size: Option<u64>,
+
+    /// Files that are kept of such a log, with the present one; at least 2 [default: 5]
+    #[arg(long, hide_short_help = true, value_name = "COUNT")]
+    pub container_log_max_files: Option<u32>,
+
     /// Set by [`NetworkFlag`]; for `crisp run` also the network of a container.
     #[arg(skip)]
     pub network: Option<NetworkKind>,

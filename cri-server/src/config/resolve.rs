@@ -142,6 +142,12 @@ impl Layers {
                 OFF,
                 interval_or_off,
             )?,
+            container_log_max_size: self.pick(|s| &s.container_log_max_size, 10 << 20),
+            container_log_max_files: check(
+                "container-log-max-files",
+                self.pick(|s| &s.container_log_max_files, 5),
+                log_files,
+            )?,
             network: self.pick(|s| &s.network, NetworkKind::Auto),
             cni_conf_dir: self.folder("cni-conf-dir", |s| &s.cni_conf_dir, "/etc/cni/net.d")?,
             cni_bin_dir: self.folders(
@@ -288,6 +294,10 @@ fn pool<T: FromStr<Err = InvalidPool>>(text: String) -> Result<T, String> {
 
 fn seconds(seconds: u16) -> Result<Duration, String> {
     Ok(Duration::from_secs(seconds.into()))
+}
+
+fn log_files(count: u32) -> Result<u32, String> {
+    if count < 2 { Err(format!("{count} leaves no rotated file: at least 2")) } else { Ok(count) }
 }
 
 fn cni_timeout(count: u16) -> Result<Duration, String> {

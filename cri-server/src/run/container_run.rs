@@ -244,6 +244,10 @@ async fn follow(
         Some(Output::show(log.clone(), Printer::new(&name, screen.first + member.index, screen.width)))
     });
     let work = async {
+        // A server rotates the logs of what it runs by itself.
+        if context.screen.is_none() {
+            return until_end(context, member, id, &log, is_new).await;
+        }
         tokio::select! {
             end = until_end(context, member, id, &log, is_new) => end,
             () = log_rotation::keep_small(runtime, id, &log, output.as_ref()) => {

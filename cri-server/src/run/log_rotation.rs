@@ -1,37 +1,32 @@
-//! Limits the size of the log of a running container: it is read once, to be printed, and nothing else
-//! removes it before the pod ends.
+//! Limits the size of the log of a running container whose output a `crisp run` prints: it is read once, and nothing
+//! else removes it before the pod ends. Other logs are the server's to rotate.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use crisp_proto::runtime::v1::ReopenContainerLogRequest;
-use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
-use crisp_runtime_service::RuntimeService;
-use tonic::Request;
+use crisp_runtime_service::{LogLimits, RuntimeService};
 
 use super::output::Output;
 
 /// Interval of the checks.
 const TICK: Duration = Duration::from_millis(250);
-/// A log of this size is rotated once its present file is being printed: no output is lost then, because the
-/// file before it has been printed.
-const SIZE: u64 = 10 << 20;
 /// A log of this size is always rotated: if the screen is too slow, the disk must not fill up.
 const LARGEST: u64 = 256 << 20;
 
-/// Rotates the container's log, with one old file, until dropped.
+/// Rotates the container's log until dropped. While it is printed, only once the present file is: no output is lost
+/// then, because the file before it has been printed.
 pub async fn keep_small(runtime: &RuntimeService, id: &str, log: &Path, output: Option<&Output>) {
+    let Some(limits) = runtime.log_limits() else { return std::future::pending().await };
     loop {
         tokio::time::sleep(TICK).await;
         let Ok(now) = fs::metadata(log) else { continue };
         // Without a reader nothing waits to be printed.
-        if !is_due(now.len(), output.is_none_or(|output| output.inode() == now.ino())) {
+        if !is_due(now.len(), limits, output.is_none_or(|output| output.inode() == now.ino())) {
             continue;
         }
-        if let Err(error) = rotate(runtime, id, log).await {
+        if let Err(error) = runtime.rotate_log(id, limits.files).await {
             tracing::warn!(path = %log.display(), %error, "cannot rotate a log");
             // Most likely the container has just ended.
             tokio::time::sleep(TICK * 20).await;
@@ -39,32 +34,8 @@ pub async fn keep_small(runtime: &RuntimeService, id: &str, log: &Path, output: 
     }
 }
 
-fn is_due(size: u64, is_printed: bool) -> bool {
-    size >= LARGEST || (size >= SIZE && is_printed)
-}
-
-async fn rotate(runtime: &RuntimeService, id: &str, log: &Path) -> io::Result<()> {
-    let old = old_file(log);
-    fs::rename(log, &old)?;
-    let request = ReopenContainerLogRequest { container_id: id.to_owned() };
-    match runtime.reopen_container_log(Request::new(request)).await {
-        Ok(_) => Ok(()),
-        Err(status) => {
-            // The container still writes to the old file, unless it has ended: readers find the file by its
-            // name.
-            if !log.exists() {
-                fs::rename(&old, log)?;
-            }
-            Err(io::Error::other(status.message().to_owned()))
-        }
-    }
-}
-
-/// `0.log.1`.
-fn old_file(log: &Path) -> PathBuf {
-    let mut name = log.as_os_str().to_owned();
-    name.push(".1");
-    name.into()
+fn is_due(size: u64, limits: LogLimits, is_printed: bool) -> bool {
+    size >= LARGEST.max(limits.size) || (size >= limits.size && is_printed)
 }
 
 #[cfg(test)]
@@ -73,8 +44,9 @@ mod tests {
 
     #[test]
     fn a_log_waits_for_its_reader_but_not_for_ever() {
-        assert!(!is_due(SIZE - 1, true) && is_due(SIZE, true));
-        assert!(!is_due(SIZE, false) && !is_due(LARGEST - 1, false) && is_due(LARGEST, false));
-        assert_eq!(old_file(Path::new("/l/0.log")), Path::new("/l/0.log.1"));
+        let limits = LogLimits { size: 4096, files: 2 };
+        assert!(!is_due(4095, limits, true) && is_due(4096, limits, true));
+        assert!(!is_due(4096, limits, false) && !is_due(LARGEST - 1, limits, false));
+        assert!(is_due(LARGEST, limits, false));
     }
 }

@@ -4,7 +4,7 @@ use anyhow::{Context as _, bail};
 use crisp_executor::cgroup::Cgroups;
 use crisp_image_service::{ImageConfig, ImageService, Limits};
 use crisp_metrics::Metrics;
-use crisp_runtime_service::{RuntimeConfig, RuntimeService};
+use crisp_runtime_service::{LogLimits, RuntimeConfig, RuntimeService};
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
 use crisp_sandbox::spawn::MonitorBinary;
 use crisp_sandbox::systemd::{NoSystemd, Systemd};
@@ -83,6 +83,10 @@ impl Server {
             root: root.clone(),
             exec_grace: settings.exec_grace.value,
             cdi_spec_dirs: settings.cdi_spec_dir.value.clone(),
+            log_limits: (settings.container_log_max_size.value > 0).then_some(LogLimits {
+                size: settings.container_log_max_size.value,
+                files: settings.container_log_max_files.value,
+            }),
         };
         let runtime = RuntimeService::new(runtime, pods.clone(), images.clone(), streams.clone(), &metrics)
             .await

@@ -242,6 +242,8 @@ async fn templates_have_the_fields_that_people_know() -> Result<()> {
     let first = &top["processes"][0];
     assert_eq!((first["pid"].to_string(), &first["uid"]), (pid, &json!(0)));
     assert!(output(&lab, &["top", "web"])?.contains("sleep 1000"));
+    let all = output(&lab, &["top"])?;
+    assert!(all.starts_with("1 containers, 1 processes, CPU ") && all.contains("sleep 1000"), "{all}");
     let stats = output(&lab, &["stats", "--no-stream", "web"])?;
     assert!(stats.contains("MEM USAGE / LIMIT") && stats.contains("look"), "{stats}");
     let version: Value = serde_json::from_str(&output(&lab, &["version", "-o", "json"])?)?;

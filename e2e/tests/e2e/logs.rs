@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crisp_e2e::machine::crisp;
 use crisp_e2e::scenario::parse_log;
-use crisp_e2e::{Lab, Result, needs, request};
-use k8s_cri::v1::ReopenContainerLogRequest;
+use crisp_e2e::{Lab, Result, Setup, needs, request};
+use k8s_cri::v1::{ContainerConfig, ReopenContainerLogRequest};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_streams_long_lines_and_no_final_newline() -> Result<()> {
@@ -51,6 +51,40 @@ async fn logs_are_followed_over_a_restart_of_the_server() -> Result<()> {
     let expected: String = (1..60).map(|i| format!("{i}\n")).collect();
     assert_eq!(String::from_utf8(output.stdout)?, expected);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    lab.close().await
+}
+
+/// Without a kubelet the server rotates; it leaves the logs of a kubelet's containers to the kubelet.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_logs_are_rotated_where_no_kubelet_does_it() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let args = ["--container-log-max-size", "20000", "--container-log-max-files", "3"];
+    let setup = Setup { args: args.map(str::to_owned).to_vec(), ..Setup::default() };
+    let mut lab = Lab::start_with(setup).await?;
+    // Some 60 bytes a line in the log; rotated four times at least.
+    let line =
+        "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i + 1)); [ $((i % 300)) != 0 ] || sleep 0.6; done";
+    let of_kubelet = [("io.kubernetes.container.hash".to_owned(), "1".to_owned())];
+    let kubelets = ContainerConfig { annotations: of_kubelet.into(), ..lab.shell(line) };
+    lab.run("alone", &lab.shell(line)).await?;
+    lab.run("kubelets", &kubelets).await?;
+
+    let files = |pod: &str| -> Result<Vec<String>> {
+        let folder = std::fs::read_dir(lab.machine.logs().join(pod))?;
+        let mut names =
+            folder.map(|f| Ok(f?.file_name().to_string_lossy().into_owned())).collect::<Result<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
+    };
+    assert_eq!(files("kubelets")?, ["main.log"]);
+    assert_eq!(files("alone")?, ["main.log", "main.log.1", "main.log.2"]);
+    let mut lines = String::new();
+    for name in ["main.log.2", "main.log.1", "main.log"] {
+        lines += &parse_log(&std::fs::read_to_string(lab.machine.logs().join("alone").join(name))?)?;
+    }
+    let first: u32 = lines.lines().next().and_then(|l| l.strip_prefix("line ")).ok_or("no line")?.parse()?;
+    let expected: String = (first..3000).map(|i| format!("line {i}\n")).collect();
+    assert!(first > 0 && lines == expected, "lines are lost or out of order from {first} on");
     lab.close().await
 }
 

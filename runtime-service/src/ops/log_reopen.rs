@@ -81,7 +81,7 @@ pub async fn reopen(service: &Arc<ServiceState>, container: &Arc<Container>) -> 
     Ok(operation.finish(result).await?)
 }
 
-async fn reopen_stages(
+pub(super) async fn reopen_stages(
     operation: &Operation,
     service: &ServiceState,
     container: &Container,

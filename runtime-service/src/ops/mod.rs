@@ -25,6 +25,7 @@ pub(crate) mod exec_sync;
 mod image_contents;
 mod image_volume;
 pub(crate) mod log_reopen;
+pub(crate) mod log_rotate;
 mod mounted_image;
 mod pid_namespace;
 pub(crate) mod pod_port_forward;

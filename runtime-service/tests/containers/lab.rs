@@ -294,7 +294,7 @@ async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics,
     let pods = Pods::open(sandboxes, &metrics).await.unwrap();
     let streams = StreamServer::open(&StreamConfig::default()).await.unwrap();
     let cdi_spec_dirs = vec![dir.join("cdi")];
-    let config = RuntimeConfig { root, exec_grace: Duration::from_secs(1), cdi_spec_dirs };
+    let config = RuntimeConfig { root, exec_grace: Duration::from_secs(1), cdi_spec_dirs, log_limits: None };
     let service = RuntimeService::new(config, pods, images.clone(), streams, &metrics).await.unwrap();
     (service, metrics, images)
 }

@@ -38,7 +38,11 @@ const OPTIONS: &[(&str, bool, &str)] = &[
         true,
         "logs are files in the CRI's form; `crisp logs` shows them, and collectors read them",
     ),
-    ("log-opt", true, "logs are rotated at 10 MiB with one old file, for every container"),
+    (
+        "log-opt",
+        true,
+        "logs are rotated by container-log-max-size and container-log-max-files, for every container",
+    ),
     ("memory-swappiness", true, "the CRI has none: --memory-swap limits swap"),
     ("oom-kill-disable", false, "a container that hangs for memory hangs for ever: use --oom-score-adj"),
     ("platform", true, "images are run on the platform that they are for: this machine's"),
