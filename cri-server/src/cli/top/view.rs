@@ -64,7 +64,7 @@ impl Snapshot {
     }
 }
 
-/// What happened between two snapshots.
+/// The processes of a snapshot, with what they used since an earlier one.
 pub(super) struct View<'a> {
     containers: usize,
     rows: Vec<Row<'a>>,
