@@ -11,12 +11,14 @@
 //! - [`Registry`]: a docker-registry process, and pushing to it.
 //! - [`Image`]: builds an image.
 //! - [`bundle::Bundle`]: an OCI bundle for `crisp oci`.
+//! - [`collector::Collector`]: receives the traces of a server.
 //! - [`request`]: CRI requests with the fields that every test needs.
 //! - [`leak`]: finds everything that must be gone at the end.
 
 pub mod bench;
 pub mod bundle;
 pub mod client;
+pub mod collector;
 pub mod containerd;
 pub mod http;
 pub mod image;

@@ -1,7 +1,7 @@
 //! The server's own metrics, for Prometheus.
 //!
 //! ```text
-//!  gRPC -> RpcLayer ----.
+//!  gRPC -> RpcLayer ----.                          (spans of the same: trace/ -> OTLP collector)
 //!  operations -> Timer -+-> Metrics (one registry) <- page.rs: GET /metrics <- Prometheus
 //!  crates' own metrics -'         ^
 //!                                 |- ProcessCollector reads /proc during a scrape
@@ -10,7 +10,8 @@
 //!
 //! Cast: [`Metrics`] is the registry of all metrics; [`Timer`] measures one stage of one operation;
 //! [`Operations`] lists those under way; [`RpcLayer`] measures every RPC; [`MetricsServer`] serves the page;
-//! [`accept`] accepts connections for it and for the server's other listeners, [`tls`] has their certificates. A metric belongs to the crate
+//! [`accept`] accepts connections for it and for the server's other listeners, [`tls`] has their certificates;
+//! [`trace`] makes spans of RPCs, operations, stages and requests. A metric belongs to the crate
 //! that does the work; only metrics that are common to all are here. Names start with `crisp_`, except for
 //! the `process_*` metrics that dashboards expect of every server.
 //!
@@ -28,11 +29,13 @@
 mod accept;
 pub mod operations;
 mod page;
+mod passwords;
 mod process;
 mod rpc;
 mod running;
 mod stage;
 pub mod tls;
+pub mod trace;
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -40,6 +43,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 pub use accept::accept;
 pub use operations::Operations;
 pub use page::{Access, MetricsServer, ServeError, TokenFile};
+pub use passwords::without_passwords;
 pub use prometheus;
 use prometheus::core::Collector;
 use prometheus::{Encoder as _, IntGauge, Opts, Registry, TextEncoder};
@@ -68,6 +72,8 @@ struct Inner {
     readiness: OnceLock<CheckReadiness>,
     operations: Operations,
     undo_failures: prometheus::IntCounterVec,
+    /// Empty unless traces are on.
+    tracer: Arc<OnceLock<trace::Tracer>>,
 }
 
 type PodMetrics = Box<dyn Fn(&mut String) + Send + Sync>;
@@ -112,6 +118,7 @@ impl Metrics {
                 readiness: OnceLock::new(),
                 operations,
                 undo_failures,
+                tracer: Arc::default(),
             }),
         })
     }
@@ -182,7 +189,18 @@ impl Metrics {
     /// up to the client.
     #[must_use]
     pub fn rpc_layer(&self, known: &'static [&'static str], streams: &'static [&'static str]) -> RpcLayer {
-        RpcLayer::new(self.inner.rpcs.clone(), known, streams)
+        RpcLayer::new(self.inner.rpcs.clone(), self.inner.tracer.clone(), known, streams)
+    }
+
+    /// Sends spans of RPCs, and of what is done for them, to a collector from now on. Only the first call has an
+    /// effect. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The address cannot be that of a collector. Whether there is one is found out later, by each export.
+    pub fn start_tracing(&self, config: trace::TraceConfig) -> Result<trace::Tracing, trace::TraceError> {
+        let (tracer, tracing) = trace::start(config, self.registry())?;
+        let _ = self.inner.tracer.set(tracer);
+        Ok(tracing)
     }
 
     /// All metrics in the Prometheus text format. This call runs the collectors.

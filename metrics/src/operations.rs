@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::trace::{self, Parent, Span};
+use crate::without_passwords;
+
 /// The end of an operation that took this long is reported also when it succeeded.
 const SLOW: Duration = Duration::from_secs(1);
 /// In such a report, the stages that took this long are named, `SLOW_STAGES` at most.
@@ -62,6 +65,8 @@ pub struct Progress {
     operation: &'static str,
     subject: String,
     begun: Instant,
+    /// The parent of the spans of stages.
+    span: Option<Parent>,
     state: Mutex<State>,
 }
 
@@ -73,6 +78,7 @@ struct State {
     next_wait: u64,
     slow: Vec<(&'static str, Duration)>,
     remark: Option<String>,
+    span: Span,
 }
 
 struct RunningStage {
@@ -82,9 +88,15 @@ struct RunningStage {
 }
 
 impl Operations {
-    /// Adds an operation to the list until the returned guard is dropped.
+    /// Adds an operation to the list until the returned guard is dropped. If the present work is traced, it has a
+    /// span.
     pub fn begin(&self, operation: &'static str, subject: String) -> RunningOperation {
         let begun = Instant::now();
+        let mut span = trace::span(operation);
+        if span.is_recording() {
+            describe(&mut span, &subject);
+        }
+        let parent = span.as_parent();
         let state = State {
             last: ("begin", begun),
             running: Vec::new(),
@@ -92,8 +104,10 @@ impl Operations {
             next_wait: 0,
             slow: Vec::new(),
             remark: None,
+            span,
         };
-        let progress = Arc::new(Progress { operation, subject, begun, state: Mutex::new(state) });
+        let progress =
+            Arc::new(Progress { operation, subject, begun, span: parent, state: Mutex::new(state) });
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         self.0.running().insert(number, progress.clone());
         RunningOperation { table: self.0.clone(), number, progress }
@@ -135,9 +149,14 @@ impl RunningOperation {
 
     /// Reports the end to the observer when the operation failed, took long or has a remark.
     pub fn end(&self, failure: impl FnOnce() -> Option<(&'static str, String)>) {
-        let Some(observer) = self.table.ends.get() else { return };
+        let observer = self.table.ends.get();
+        if observer.is_none() && self.progress.span.is_none() {
+            return;
+        }
         let took = self.progress.begun.elapsed();
         let failure = failure();
+        self.progress.end_span(failure.as_ref());
+        let Some(observer) = observer else { return };
         let (slow, remark) = {
             let mut state = self.progress.state();
             (std::mem::take(&mut state.slow), state.remark.take())
@@ -152,6 +171,23 @@ impl RunningOperation {
 impl Drop for RunningOperation {
     fn drop(&mut self) {
         self.table.running().remove(&self.number);
+    }
+}
+
+/// Names the object of the operation in its span: `container 0123… (lab/web/app)`.
+fn describe(span: &mut Span, subject: &str) {
+    let Some((kind, rest)) = subject.split_once(' ') else { return };
+    let (id, names) = rest.split_once(' ').unwrap_or((rest, ""));
+    match kind {
+        "pod" => span.set("sandbox.id", || id.to_owned()),
+        "container" => span.set("container.id", || id.to_owned()),
+        "image" => span.set("image.ref", || without_passwords(id)),
+        _ => {}
+    }
+    let names = names.trim_start_matches('(').trim_end_matches(')').split('/');
+    let keys = ["k8s.namespace.name", "k8s.pod.name", "k8s.container.name"];
+    for (key, name) in keys.into_iter().zip(names).filter(|(_, name)| !name.is_empty()) {
+        span.set(key, || name.to_owned());
     }
 }
 
@@ -179,7 +215,20 @@ impl Progress {
         state.last = (name, since);
         state.running.push(RunningStage { name, since, deadline });
         drop(state);
-        EnteredStage { progress: self.clone(), name }
+        EnteredStage { progress: self.clone(), name, span: trace::child(self.span.as_ref(), name) }
+    }
+
+    fn end_span(&self, failure: Option<&(&'static str, String)>) {
+        let mut state = self.state();
+        if let Some(remark) = &state.remark {
+            let remark = remark.clone();
+            state.span.set("crisp.remark", || remark);
+        }
+        if let Some((stage, reason)) = failure {
+            state.span.set("crisp.stage", || *stage);
+            state.span.fail(reason);
+        }
+        state.span.end();
     }
 
     /// Notes what the operation waits for, until the returned guard is dropped.
@@ -226,6 +275,20 @@ impl Progress {
 pub struct EnteredStage {
     progress: Arc<Progress>,
     name: &'static str,
+    span: Span,
+}
+
+impl EnteredStage {
+    /// The parent of the spans of its work.
+    #[must_use]
+    pub fn as_parent(&self) -> Option<Parent> {
+        self.span.as_parent()
+    }
+
+    /// Notes the failure of the stage in its span.
+    pub fn fail(&mut self, error: &impl std::fmt::Display) {
+        self.span.fail(error);
+    }
 }
 
 impl Drop for EnteredStage {

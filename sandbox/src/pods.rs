@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crisp_executor::cgroup::Cgroups;
 use crisp_executor::ids::PodId;
-use crisp_metrics::Metrics;
+use crisp_metrics::{Metrics, trace};
 use crisp_operation::SingleFlight;
 use tokio::sync::broadcast;
 
@@ -198,5 +198,6 @@ async fn in_background(
     operation: &'static str,
     work: impl Future<Output = Result<(), PodError>> + Send + 'static,
 ) -> Result<(), PodError> {
+    let work = trace::in_current(work);
     tokio::spawn(work).await.unwrap_or(Err(PodError::Interrupted { operation }))
 }

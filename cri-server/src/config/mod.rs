@@ -140,6 +140,10 @@ pub struct Settings {
     pub metrics_client_ca: Setting<Option<PathBuf>>,
     /// The token of its clients.
     pub metrics_token_file: Setting<Option<PathBuf>>,
+    /// The collector of traces, as HOST:PORT; None for no traces.
+    pub tracing_endpoint: Setting<Option<String>>,
+    /// Of a million requests without a trace of their client, so many begin one.
+    pub tracing_sampling_rate_per_million: Setting<u32>,
     /// The program that makes the cgroups.
     pub cgroup_driver: Setting<CgroupDriver>,
     /// The filter of the log.

@@ -52,6 +52,8 @@ fn lines(settings: &Settings) -> Vec<(String, String)> {
         metrics_key,
         metrics_client_ca,
         metrics_token_file,
+        tracing_endpoint,
+        tracing_sampling_rate_per_million,
         cgroup_driver,
         log_level,
         log_format,
@@ -99,6 +101,10 @@ fn lines(settings: &Settings) -> Vec<(String, String)> {
     line(&mut lines, "metrics-key", metrics_key, file(&metrics_key.value));
     line(&mut lines, "metrics-client-ca", metrics_client_ca, file(&metrics_client_ca.value));
     line(&mut lines, "metrics-token-file", metrics_token_file, file(&metrics_token_file.value));
+    let collector = tracing_endpoint.value.as_deref().unwrap_or("off");
+    line(&mut lines, "tracing-endpoint", tracing_endpoint, quoted(collector));
+    let rate = tracing_sampling_rate_per_million;
+    line(&mut lines, "tracing-sampling-rate-per-million", rate, rate.value.to_string());
     line(&mut lines, "cgroup-driver", cgroup_driver, quoted(&cgroup_driver.value.to_string()));
     line(&mut lines, "log-level", log_level, quoted(&log_level.value));
     line(&mut lines, "log-format", log_format, quoted(&log_format.value.to_string()));

@@ -150,6 +150,15 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "FILE")]
     pub metrics_token_file: Option<String>,
 
+    /// Collector of traces, for OTLP over gRPC without TLS; "off" for none [default: off]
+    #[arg(long, hide_short_help = true, value_name = "HOST:PORT")]
+    pub tracing_endpoint: Option<String>,
+
+    /// How many of a million requests begin a trace, when their client has none; a trace of the client is followed
+    /// if the client samples it [default: 0]
+    #[arg(long, hide_short_help = true, value_name = "COUNT")]
+    pub tracing_sampling_rate_per_million: Option<u32>,
+
     /// cgroup driver: which program makes the cgroups [default: auto]
     #[arg(long, hide_short_help = true, value_enum, value_name = "DRIVER")]
     pub cgroup_driver: Option<CgroupDriver>,
@@ -200,6 +209,8 @@ impl RawSettings {
             stream_cert: None,
             stream_key: None,
             metrics_listen: None,
+            tracing_endpoint: None,
+            tracing_sampling_rate_per_million: None,
             log_format: None,
             ..self
         }

@@ -59,11 +59,16 @@ impl Settings {
     ///
     /// # Errors
     /// [`ConfigError`]; also for `--cni-gc`: a run knows only its own pod, so the plugins would free the
-    /// addresses of all others.
+    /// addresses of all others; and for `--tracing-endpoint`.
     pub fn resolve_for_run(flags: RawSettings, config: Option<&Path>) -> Result<Self, ConfigError> {
         if flags.cni_gc == Some(true) {
             let message = "only `crisp serve` may use it: a run knows its own pod alone".to_owned();
             return Err(ConfigError::Invalid { name: "cni-gc", from: Source::Flag, message });
+        }
+        if flags.tracing_endpoint.as_deref().is_some_and(|endpoint| endpoint != OFF) {
+            let message =
+                "only `crisp serve` sends traces: they begin with the requests of clients".to_owned();
+            return Err(ConfigError::Invalid { name: "tracing-endpoint", from: Source::Flag, message });
         }
         let mut files = read_files(config)?;
         for file in &mut files {
@@ -200,6 +205,17 @@ impl Layers {
                 OFF,
                 file_or_off,
             )?,
+            tracing_endpoint: self.text(
+                "tracing-endpoint",
+                |s| &s.tracing_endpoint,
+                OFF,
+                collector_or_off,
+            )?,
+            tracing_sampling_rate_per_million: check(
+                "tracing-sampling-rate-per-million",
+                self.pick(|s| &s.tracing_sampling_rate_per_million, 0),
+                per_million,
+            )?,
             cgroup_driver: self.pick(|s| &s.cgroup_driver, CgroupDriver::Auto),
             log_level: self.text("log-level", |s| &s.log_level, "info", check_log_level)?,
             log_format: self.pick(|s| &s.log_format, LogFormat::Auto),
@@ -286,6 +302,32 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 fn address_or_off(text: String) -> Result<Option<SocketAddr>, String> {
     if text == OFF { Ok(None) } else { address(&text).map(Some) }
+}
+
+/// `HOST:PORT`, with or without `http://`: OTLP over gRPC has no path.
+fn collector_or_off(text: String) -> Result<Option<String>, String> {
+    if text == OFF {
+        return Ok(None);
+    }
+    let expected = "expected HOST:PORT, for example localhost:4317";
+    // Neither a password nor a path is printed.
+    if text.contains('@') {
+        return Err(format!("a user name or password has no effect there: {expected}"));
+    }
+    if text.starts_with("https://") {
+        return Err(format!("{text:?} is not supported, spans are sent without TLS: {expected}"));
+    }
+    let address = text.strip_prefix("http://").unwrap_or(&text).trim_end_matches('/');
+    let uri = format!("http://{address}").parse::<tonic::transport::Uri>().ok();
+    let is_address = uri.is_some_and(|uri| {
+        let port = uri.port_u16().is_some_and(|port| port > 0);
+        port && uri.path() == "/" && uri.query().is_none() && uri.host().is_some_and(|host| !host.is_empty())
+    });
+    if is_address { Ok(Some(address.to_owned())) } else { Err(format!("{text:?}: {expected}")) }
+}
+
+fn per_million(count: u32) -> Result<u32, String> {
+    if count <= 1_000_000 { Ok(count) } else { Err(format!("{count} is more than 1000000, which is all")) }
 }
 
 fn pool<T: FromStr<Err = InvalidPool>>(text: String) -> Result<T, String> {

@@ -77,6 +77,8 @@ fn every_setting_can_be_in_the_file() {
         metrics-key = "/t/mk.pem"
         metrics-client-ca = "/t/ca.pem"
         metrics-token-file = "/t/token"
+        tracing-endpoint = "localhost:4317"
+        tracing-sampling-rate-per-million = 1000
         listen-group = "ops"
         cgroup-driver = "cgroupfs"
         log-level = "debug"
@@ -115,9 +117,40 @@ fn bad_values_name_the_setting_and_its_source() {
     refused("image-check-interval = '-1h'", &["image-check-interval"]);
     refused("image-check-interval = '0s'", &["image-check-interval"]);
     refused("log-level = 'lots'", &["log-level", "lots"]);
+    for endpoint in
+        ["localhost", "http://localhost", "a:b", ":4317", "a:0", "http://a:1/v1", "ftp://a:1", "a b:1"]
+    {
+        refused(&format!("tracing-endpoint = '{endpoint}'"), &["tracing-endpoint", endpoint, "HOST:PORT"]);
+    }
+    refused("tracing-endpoint = 'https://a:4317'", &["tracing-endpoint", "without TLS"]);
+    refused("tracing-sampling-rate-per-million = 1000001", &["tracing-sampling-rate-per-million", "1000000"]);
     refused("cni-timeout = 0", &["cni-timeout", "at least 1"]);
     refused("cni-check-interval = 'often'", &["cni-check-interval", "often"]);
     refused("cni-bin-dir = '/one'", &["cni-bin-dir"]);
+}
+
+#[test]
+fn a_run_sends_no_traces() {
+    let flags =
+        |endpoint: &str| RawSettings { tracing_endpoint: Some(endpoint.into()), ..RawSettings::default() };
+    let error = Settings::resolve_for_run(flags("localhost:4317"), None).unwrap_err().to_string();
+    assert!(error.contains("tracing-endpoint") && error.contains("crisp serve"), "{error}");
+    assert!(Settings::resolve_for_run(flags("off"), None).is_ok());
+}
+
+#[test]
+fn a_collector_is_a_host_and_a_port() {
+    let collector = |text: &str| {
+        let flags = RawSettings { tracing_endpoint: Some(text.to_owned()), ..RawSettings::default() };
+        resolve(flags, "").map(|settings| settings.tracing_endpoint.value)
+    };
+    assert_eq!(collector("off").unwrap(), None);
+    for text in ["127.0.0.1:4317", "[::1]:4317", "collector.lab:4317", "http://127.0.0.1:4317/"] {
+        let address = text.trim_start_matches("http://").trim_end_matches('/');
+        assert_eq!(collector(text).unwrap().as_deref(), Some(address));
+    }
+    let error = collector("http://ann:hunter2@a:1").unwrap_err().to_string();
+    assert!(error.contains("tracing-endpoint") && !error.contains("hunter2"), "{error}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use crisp_metrics::trace::{TraceConfig, Tracing};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
@@ -76,6 +77,7 @@ async fn serve(settings: &Settings, reload: Reload, log: LogService) -> anyhow::
         Some(address) => Some(server.metrics.serve(address, metrics_access(settings).await?).await?),
         None => None,
     };
+    let tracing = start_tracing(&server, settings)?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %settings.listen.value,
@@ -110,9 +112,21 @@ async fn serve(settings: &Settings, reload: Reload, log: LogService) -> anyhow::
     runtime.close().await;
     // Without pods the bridge and its rules are not needed, and no other program removes them.
     pods.close().await;
+    if let Some(tracing) = tracing {
+        tracing.shut_down().await;
+    }
     // The server no longer listens: a client should get "no such file", not "refused".
     bound.remove();
     result
+}
+
+/// Before the first request. What the server found at its start belongs to no request.
+fn start_tracing(server: &Server, settings: &Settings) -> anyhow::Result<Option<Tracing>> {
+    let Some(endpoint) = settings.tracing_endpoint.value.clone() else { return Ok(None) };
+    let rate_per_million = settings.tracing_sampling_rate_per_million.value;
+    let config = TraceConfig { endpoint, rate_per_million, version: env!("CARGO_PKG_VERSION") };
+    let tracing = server.metrics.start_tracing(config).context("tracing-endpoint")?;
+    Ok(Some(tracing))
 }
 
 fn stopped_early(signal: &str) -> anyhow::Result<()> {

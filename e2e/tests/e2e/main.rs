@@ -51,3 +51,4 @@ mod security;
 mod serve;
 mod streams;
 mod systemd;
+mod traces;

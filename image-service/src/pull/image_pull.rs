@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crisp_operation::{Cancel, Operation, Stage, StageFailure};
+use crisp_metrics::trace;
+use crisp_operation::{Cancel, Operation, Stage, StageFailure, of_this_operation};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -182,14 +183,17 @@ impl ImagePull {
         let mut running = JoinSet::new();
         for (index, (layer, diff)) in image.layers.iter().zip(diff_ids).enumerate() {
             let (fetch, permits, layer, diff) = (fetch.clone(), permits.clone(), layer.clone(), diff.clone());
-            running.spawn(async move {
+            running.spawn(of_this_operation(async move {
                 let _permit = permits.acquire().await;
-                let fetched = fetch.run(index, &layer, &diff).await;
-                fetched.map_err(|source| PullCause::Layer {
+                let mut span = trace::span("layer");
+                span.set("image.layer.digest", || layer.blob.digest.to_string());
+                span.set("image.layer.bytes", || i64::try_from(layer.blob.size).unwrap_or(i64::MAX));
+                let fetched = trace::within(span.as_parent(), fetch.run(index, &layer, &diff)).await;
+                span.done(fetched.map_err(|source| PullCause::Layer {
                     digest: layer.blob.digest,
                     source: Box::new(source),
-                })
-            });
+                }))
+            }));
         }
         let mut failure = None;
         while let Some(ended) = running.join_next().await {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use crisp_metrics::trace::{self, Span};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -137,6 +138,24 @@ impl HttpClient {
     }
 
     async fn exchange(&self, given: &HttpRequest, url: &Url) -> Result<Response<Incoming>, EndpointError> {
+        let mut span = request_span(given, url);
+        let result = self.exchange_once(given, url).await;
+        if let Ok(response) = &result {
+            let status = response.status();
+            span.set("http.response.status_code", || i64::from(status.as_u16()));
+            // 401 is how a registry asks for a login.
+            if (status.is_client_error() || status.is_server_error()) && status != StatusCode::UNAUTHORIZED {
+                span.fail(&status);
+            }
+        }
+        span.done(result)
+    }
+
+    async fn exchange_once(
+        &self,
+        given: &HttpRequest,
+        url: &Url,
+    ) -> Result<Response<Incoming>, EndpointError> {
         let protocol = |e: &dyn std::error::Error| EndpointError::Protocol { why: chain(e) };
         let uri = url.to_uri().map_err(|e| protocol(&e))?;
         let mut request = Request::new(Full::new(given.body.clone()));
@@ -214,6 +233,20 @@ impl HttpClient {
             _ => EndpointError::Status { status: status.as_u16(), detail, retry_after },
         }
     }
+}
+
+/// The span of one exchange. It ends with the head of the response. Queries have signatures, and so may the path of
+/// another server after a redirect.
+fn request_span(given: &HttpRequest, url: &Url) -> Span {
+    let mut span = trace::client_span(|| format!("{} {}", given.method, url.authority()));
+    span.set("http.request.method", || given.method.to_string());
+    span.set("url.scheme", || url.scheme());
+    span.set("server.address", || url.host().to_owned());
+    span.set("server.port", || i64::from(url.port()));
+    if url.same_server(&given.url) {
+        span.set("url.path", || url.path().split('?').next().unwrap_or_default().to_owned());
+    }
+    span
 }
 
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("crisp/", env!("CARGO_PKG_VERSION")));

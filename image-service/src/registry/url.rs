@@ -136,6 +136,12 @@ impl Url {
         self.authority.host().trim_start_matches('[').trim_end_matches(']')
     }
 
+    /// The port, also when it was not given.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.authority.port_u16().unwrap_or(if self.https { 443 } else { 80 })
+    }
+
     /// Host and, if it was given, port.
     #[must_use]
     pub fn authority(&self) -> &str {
@@ -151,10 +157,9 @@ impl Url {
     /// Whether both are the same server, so that a secret for one may be sent to the other.
     #[must_use]
     pub fn same_server(&self, other: &Self) -> bool {
-        let port = |u: &Self| u.authority.port_u16().unwrap_or(if u.https { 443 } else { 80 });
         self.https == other.https
             && self.host().eq_ignore_ascii_case(other.host())
-            && port(self) == port(other)
+            && self.port() == other.port()
     }
 
     /// Whether this is the machine itself: `localhost`, 127.0.0.0/8 or ::1.

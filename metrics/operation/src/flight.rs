@@ -7,6 +7,7 @@ use std::future::Future;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crisp_metrics::trace;
 use tokio::sync::watch;
 
 use crate::{Cancel, Interrupted};
@@ -80,8 +81,8 @@ where
     E: From<Interrupted> + Send + Sync + 'static,
     P: Clone + Send + 'static,
 {
-    /// Joins the operation `key` if it is under way; otherwise starts the one that `start` returns. `start`
-    /// gets the token by which [`Flight::cancel`] stops the operation.
+    /// Joins the operation `key` if it is under way; otherwise starts the one that `start` returns, in the trace of
+    /// this request. `start` gets the token by which [`Flight::cancel`] stops the operation.
     pub fn join_or_start<F>(&self, key: K, start: impl FnOnce(Cancel) -> (P, F)) -> Flight<T, E, P>
     where
         F: Future<Output = Result<T, E>> + Send + 'static,
@@ -96,6 +97,7 @@ where
         let flight = Flight { outcome, shared, cancel: cancel.clone() };
         running.insert(key.clone(), flight.clone());
         let entry = Entry { running: self.running.clone(), key, cancel };
+        let work = trace::in_current(work);
         tokio::spawn(async move {
             let result = work.await.map_err(Arc::new);
             // Removed before the result is visible: a client that sees the failure must be able to try again
@@ -130,7 +132,7 @@ where
     T: Send + 'static,
     E: From<Interrupted> + Send + 'static,
 {
-    match tokio::spawn(work).await {
+    match tokio::spawn(trace::in_current(work)).await {
         Ok(result) => result,
         Err(error) => Err(Interrupted::from_join(error).into()),
     }

@@ -13,7 +13,9 @@
 //! records; [`tree`] deletes folders of any depth; [`StatusCell`] holds a status in memory and keeps its
 //! record equal to it; [`fault`] kills, fails or hangs any stage in test builds; [`clock`] has the time and
 //! the boot id; [`parse_duration`] parses durations. While an operation is under way it is in the list of
-//! [`crisp_metrics::Operations`], with its stage and what it [waits for](waits_for).
+//! [`crisp_metrics::Operations`], with its stage and what it [waits for](waits_for). For a request that is traced,
+//! operations, stages and undo steps are [spans](crisp_metrics::trace), and tasks that are made here go on in the
+//! trace of their request.
 //!
 //! Rules that hold everywhere:
 //! - A stage whose deadline passes is stopped by its [`Cancel`] token, which blocking work checks between

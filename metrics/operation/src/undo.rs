@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crisp_metrics::trace;
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::{Interrupted, StageFailure};
@@ -75,15 +76,19 @@ where
     pub(crate) async fn run(&self) -> (Vec<StageFailure<E>>, Option<Hanging<E>>) {
         let mut failures = Vec::new();
         while let Some(Step { stage, deadline, work }) = self.next() {
+            let mut span = trace::span(stage);
+            let parent = span.as_parent();
             let mut task = match work {
-                Work::Async(work) => tokio::spawn(work()),
-                Work::Blocking(work) => tokio::task::spawn_blocking(work),
+                Work::Async(work) => tokio::spawn(trace::within(parent, work())),
+                Work::Blocking(work) => tokio::task::spawn_blocking(|| trace::run_within(parent, work)),
             };
             let failure = |cause| StageFailure { stage, cause };
             match tokio::time::timeout(deadline, &mut task).await {
-                Ok(ended) => failures.extend(flatten(ended).err().map(failure)),
+                Ok(ended) => failures.extend(span.done(flatten(ended)).err().map(failure)),
                 Err(_) => {
-                    failures.push(failure(Interrupted::Deadline { after: deadline }.into()));
+                    let late = Interrupted::Deadline { after: deadline };
+                    span.fail(&late);
+                    failures.push(failure(late.into()));
                     return (failures, Some(Hanging { stage, task }));
                 }
             }

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crisp_metrics::operations::{Progress, Wait};
+use crisp_metrics::trace;
 
 tokio::task_local! {
     static CURRENT: Arc<Progress>;
@@ -16,9 +17,10 @@ pub fn waits_for(what: impl FnOnce() -> String) -> Option<Wait> {
     CURRENT.try_with(|progress| progress.waits_for(what())).ok()
 }
 
-/// Makes `work`, which runs in another task, a part of the present operation.
+/// Makes `work`, which runs in another task, a part of the present operation, and of its trace.
 pub fn of_this_operation<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
     let current = CURRENT.try_with(Arc::clone).ok();
+    let work = trace::in_current(work);
     async move {
         match current {
             Some(progress) => CURRENT.scope(progress, work).await,

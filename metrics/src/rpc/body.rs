@@ -8,19 +8,20 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::Call;
+use crate::trace::{Within, within};
 
 pin_project! {
     /// The future of [`RpcService`].
     pub struct RpcFuture<F> {
         #[pin]
-        inner: F,
+        inner: Within<F>,
         call: Option<Call>,
     }
 }
 
-impl<F> RpcFuture<F> {
+impl<F: Future> RpcFuture<F> {
     pub(super) fn new(inner: F, call: Call) -> Self {
-        Self { inner, call: Some(call) }
+        Self { inner: within(call.span.as_parent(), inner), call: Some(call) }
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod body;
 
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use tower_service::Service;
 
 pub use self::body::{RpcBody, RpcFuture};
 use crate::DURATION_BUCKETS;
+use crate::trace::{Span, Tracer, run_within};
 
 /// Upper bounds in seconds: from a list in pieces to a day of events.
 const STREAM_BUCKETS: &[f64] = &[0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0];
@@ -42,6 +44,10 @@ const CODES: [&str; 17] = [
     "DataLoss",
     "Unauthenticated",
 ];
+
+/// The codes that are failures of a server, by OpenTelemetry's conventions: the others are about the request.
+const FAILURES: [&str; 6] =
+    ["Unknown", "DeadlineExceeded", "Unimplemented", "Internal", "Unavailable", "DataLoss"];
 
 #[derive(Clone)]
 pub(crate) struct RpcMetrics {
@@ -83,6 +89,7 @@ impl RpcMetrics {
 #[derive(Clone)]
 pub struct RpcLayer {
     metrics: RpcMetrics,
+    tracer: Arc<OnceLock<Tracer>>,
     known: &'static [&'static str],
     streams: &'static [&'static str],
 }
@@ -90,10 +97,11 @@ pub struct RpcLayer {
 impl RpcLayer {
     pub(crate) fn new(
         metrics: RpcMetrics,
+        tracer: Arc<OnceLock<Tracer>>,
         known: &'static [&'static str],
         streams: &'static [&'static str],
     ) -> Self {
-        Self { metrics, known, streams }
+        Self { metrics, tracer, known, streams }
     }
 }
 
@@ -125,8 +133,9 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let call = Call::begin(&self.layer, request.uri().path());
-        RpcFuture::new(self.inner.call(request), call)
+        let call = Call::begin(&self.layer, request.uri().path(), request.headers());
+        let inner = run_within(call.span.as_parent(), || self.inner.call(request));
+        RpcFuture::new(inner, call)
     }
 }
 
@@ -137,34 +146,58 @@ struct Call {
     in_flight: IntGauge,
     started: Instant,
     code: &'static str,
+    span: Span,
 }
 
 impl Call {
-    fn begin(layer: &RpcLayer, path: &str) -> Self {
-        let labels = layer.known.iter().find(|k| **k == path).map_or(OTHER, |known| split(known));
+    fn begin(layer: &RpcLayer, path: &str, headers: &HeaderMap) -> Self {
+        let known = layer.known.iter().find(|known| **known == path);
+        let labels = known.map_or(OTHER, |known| split(known));
+        let span = layer.tracer.get().map(|tracer| {
+            tracer.rpc(headers, known.map_or("other/other", |known| known.trim_start_matches('/')))
+        });
         let in_flight = layer.metrics.in_flight.with_label_values(&[labels.0, labels.1]);
         in_flight.inc();
         let RpcMetrics { duration, stream_duration, .. } = &layer.metrics;
         let duration = if layer.streams.contains(&path) { stream_duration } else { duration };
         // The code when the call is dropped before it has another one: the client is gone.
-        Self { duration: duration.clone(), labels, in_flight, started: Instant::now(), code: "Canceled" }
+        Self {
+            duration: duration.clone(),
+            labels,
+            in_flight,
+            started: Instant::now(),
+            code: "Canceled",
+            span: span.unwrap_or_default(),
+        }
     }
 
     fn see(&mut self, headers: &HeaderMap) {
         if let Some(status) = headers.get("grpc-status") {
             let number = status.to_str().ok().and_then(|s| s.parse::<usize>().ok());
             self.code = number.and_then(|n| CODES.get(n)).unwrap_or(&"Unknown");
+            if self.span.is_recording() && FAILURES.contains(&self.code) {
+                self.span.fail(&message(headers));
+            }
         }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
+        let code = self.code;
+        let number = || CODES.iter().position(|name| *name == code).and_then(|n| i64::try_from(n).ok());
+        self.span.set("rpc.grpc.status_code", || number().unwrap_or_default());
         self.in_flight.dec();
         self.duration
             .with_label_values(&[self.labels.0, self.labels.1, self.code])
             .observe(self.started.elapsed().as_secs_f64());
     }
+}
+
+/// The text of the error, which is escaped as in a URL.
+fn message(headers: &HeaderMap) -> String {
+    let escaped = headers.get("grpc-message").map_or(&[][..], |message| message.as_bytes());
+    percent_encoding::percent_decode(escaped).decode_utf8_lossy().into_owned()
 }
 
 /// `/runtime.v1.RuntimeService/Version` is service `RuntimeService`, method `Version`.

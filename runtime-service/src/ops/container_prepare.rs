@@ -17,6 +17,7 @@ use std::time::Duration;
 use crisp_executor::cgroup::JoinFds;
 use crisp_executor::in_root::Kind;
 use crisp_executor::rootfs;
+use crisp_metrics::trace;
 use crisp_sandbox::Pod;
 use oci_spec::runtime::{LinuxResources, Mount, Spec};
 use tokio::sync::OwnedSemaphorePermit;
@@ -36,7 +37,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Prepares a container that has just been created, unless it is started before that begins.
 pub(crate) fn in_background(service: &Arc<ServiceState>, container: &Arc<Container>, pod: &Arc<Pod>) {
     let (service, container, pod) = (service.clone(), container.clone(), pod.clone());
-    tokio::spawn(async move {
+    tokio::spawn(trace::in_current(async move {
         let id = container.id().clone();
         let Ok(lock) = service.locks.lock_within(id.clone(), OPERATION, LOCK).await else { return };
         if container.status().state != State::Created {
@@ -51,7 +52,7 @@ pub(crate) fn in_background(service: &Arc<ServiceState>, container: &Arc<Contain
         if let Err(error) = operation.finish(result).await {
             tracing::debug!(container = %id, %error, "not prepared; its start does it");
         }
-    });
+    }));
 }
 
 fn prepare(

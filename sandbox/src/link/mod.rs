@@ -24,9 +24,10 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use crisp_executor::ids::ContainerId;
+use crisp_metrics::trace::{self, Span};
 use crisp_monitor::wire::request::{
     Attach, CloseStdin, Forget, Hello, Network, OpenStdin, ReopenLog, Report, Resize, Shutdown, Signal,
 };
@@ -147,7 +148,11 @@ impl MonitorLink {
     /// [`LinkError::Stage`] with the stage that failed. After [`LinkError::Deadline`] the container
     /// may still start: signal it.
     pub async fn start(&self, request: StartRequest) -> Result<Started, LinkError> {
-        self.call(request).await
+        let mut span = request_span(Op::Start);
+        let started = self.call_in(&mut span, request).await?;
+        let since_epoch = Duration::from_nanos(started.started_at_ns.try_into().unwrap_or_default());
+        span.event_at("the process has started", UNIX_EPOCH + since_epoch);
+        Ok(started)
     }
 
     /// Signals a container's first process; `all`: see [`Signal::all`].
@@ -230,6 +235,10 @@ impl MonitorLink {
     }
 
     async fn call<R: Request>(&self, request: R) -> Result<R::Response, LinkError> {
+        self.call_in(&mut request_span(R::OP), request).await
+    }
+
+    async fn call_in<R: Request>(&self, span: &mut Span, request: R) -> Result<R::Response, LinkError> {
         let connection = &self.connection;
         self.reader.start(connection);
         let version = self.protocol();
@@ -237,9 +246,14 @@ impl MonitorLink {
         let header = Header { version, ..Header::request(R::OP, connection.next_id()) };
         let deadline = self.deadline.unwrap_or(deadline(R::OP));
         let _wait = waits_for(|| format!("the pod's monitor ({})", R::OP.name()));
-        let response = connection.call(header, message, deadline).await?;
+        let response = connection.call(header, message, deadline).await;
+        let response = response.inspect_err(|error| span.fail(error))?;
         R::Response::decode(response).map_err(|error| connection.malformed(R::OP, error))
     }
+}
+
+fn request_span(op: Op) -> Span {
+    trace::client_span(|| format!("monitor: {}", op.name()))
 }
 
 /// For requests that the monitor serves from memory.

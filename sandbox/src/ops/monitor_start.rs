@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crisp_executor::cgroup::{CgroupPath, JoinFds, Mode};
+use crisp_metrics::trace;
 use crisp_operation::record::private_folder;
 use crisp_operation::{Interrupted, Steps};
 
@@ -140,10 +141,11 @@ fn open_pod(
     let _wait = steps.waits_for("the pod's monitor (open pod)");
     let begun = std::time::Instant::now();
     let waits = || !steps.cancel().is_cancelled() && begun.elapsed() < MONITOR;
+    let span = trace::client_span(|| "monitor: open pod".to_owned());
     let (link, opened) = MonitorLink::open_fresh(&socket, (&pod.id, pid), request, meanwhile, waits)?;
     // Undo lets the monitor end itself, whatever it has answered.
     pod.set_link(link.clone());
-    match opened? {
+    match span.done(opened)? {
         Some(opened) => Ok((link, opened.network)),
         None => {
             steps.cancel().check()?;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crisp_metrics::Metrics;
 use crisp_metrics::operations::Wait;
+use crisp_metrics::trace;
 use tokio::sync::watch;
 
 use self::context::{Context, Due, Running, later, within, within_due};
@@ -113,7 +114,7 @@ where
         F: Future<Output = Result<T, E>>,
     {
         let progress = self.context.listed.progress();
-        let _entered = progress.enter(name, later(deadline));
+        let mut entered = progress.enter(name, later(deadline));
         let timer = self.context.metrics.stage(self.context.name, name);
         let cancel = self.context.cancel.child();
         let stage = Stage::new(&self.context, &cancel);
@@ -123,7 +124,9 @@ where
             self.context.fault_async(name, When::After, &cancel).await?;
             Ok(value)
         };
-        let result = within(deadline, &cancel, waits::within(progress, work)).await;
+        let work = trace::within(entered.as_parent(), waits::within(progress, work));
+        let result = within(deadline, &cancel, work).await;
+        let result = result.inspect_err(|cause| entered.fail(cause));
         timer.done(result).map_err(|cause| StageFailure { stage: name, cause })
     }
 
@@ -183,7 +186,8 @@ where
         let last = context.current();
         let undoing = context.listed.progress().enter("undo", later(DEADLINE));
         let stopped = tokio::time::timeout(STOPPING, context.stopped()).await.is_ok();
-        let (failures, hanging) = if stopped { undo.run().await } else { (vec![], None) };
+        let (failures, hanging) =
+            if stopped { trace::within(undoing.as_parent(), undo.run()).await } else { (vec![], None) };
         context.count_undo(&failures);
         let pending = if stopped { hanging.as_ref().map(|step| step.stage) } else { Some(last) };
         drop(undoing);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crisp_metrics::operations::Wait;
+use crisp_metrics::trace;
 use tokio::sync::{oneshot, watch};
 
 use super::context::{Context, Due, Running};
@@ -43,9 +44,10 @@ impl<E: From<Interrupted> + Send + 'static> Stage<E> {
         work: impl FnOnce(&Cancel) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
         let (running, cancel) = (Running::start(&self.context), self.cancel.clone());
+        let span = trace::current();
         let task = tokio::task::spawn_blocking(move || {
             let _running = running;
-            work(&cancel)
+            trace::run_within(span, || work(&cancel))
         });
         match task.await {
             Ok(result) => result,
@@ -65,9 +67,10 @@ impl<E: From<Interrupted> + Send + 'static> Stage<E> {
     ) -> Result<T, E> {
         let (running, cancel) = (Running::start(&self.context), self.cancel.clone());
         let (done, result) = oneshot::channel();
+        let span = trace::current();
         spawn_on_own_thread(thread_name, move || {
             let _running = running;
-            let _ = done.send(work(&cancel));
+            let _ = done.send(trace::run_within(span, || work(&cancel)));
         });
         result.await.unwrap_or_else(|_| Err(Interrupted::Panicked { message: thread_name.to_owned() }.into()))
     }
@@ -151,14 +154,16 @@ where
         self.cancel.check().map_err(|interrupted| failed(interrupted.into()))?;
         let own = limit.map(Due::within).filter(|own| own.at < self.deadline.at);
         let due = own.unwrap_or(self.deadline);
-        let _entered = self.context.listed.progress().enter(name, due.at);
+        let mut entered = self.context.listed.progress().enter(name, due.at);
         self.due.send_replace(due);
         let timer = self.context.metrics.stage(self.context.name, name);
         let fault = |when| self.context.fault_blocking(name, when, &self.cancel);
+        let work = || trace::run_within(entered.as_parent(), work);
         let result = fault(When::Before).map_err(E::from).and_then(|()| work()).and_then(|value| {
             fault(When::After)?;
             Ok(value)
         });
+        let result = result.inspect_err(|cause| entered.fail(cause));
         timer.done(result).map_err(failed)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crisp_metrics::trace;
 use crisp_operation::waits_for;
 use serde_json::{Map, Value, json};
 
@@ -54,13 +55,18 @@ impl Cni {
         let _wait =
             waits_for(|| format!("the CNI plugin {name} ({}) of network {}", verb.as_str(), network.name));
         let call = Call { plugin: &plugin.kind, bin_dirs, verb, environment, config, deadline };
+        let mut span = trace::client_span(|| format!("CNI {} {name}", verb.as_str()));
+        span.set("cni.plugin", || name.clone());
+        span.set("cni.verb", || verb.as_str());
+        span.set("cni.network", || network.name.clone());
         let started = Instant::now();
         let result = run(&call).await;
         metrics::ended(name, verb, started, result.is_ok());
-        result.map_err(|error| match error {
+        let result = result.map_err(|error| match error {
             CallError::Missing => self.missing(network, &plugin.kind),
             CallError::Failed(why) => complaint(network, plugin, verb, why),
-        })
+        });
+        span.done(result)
     }
 
     pub(super) fn missing(&self, network: &NetworkList, plugin: &str) -> NetworkError {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crisp_executor::ids::PodId;
+use crisp_operation::of_this_operation;
 use tokio::task::spawn_blocking;
 
 use super::attach::BuiltinWork;
@@ -39,10 +40,10 @@ impl Networks {
     ) -> Result<Attachment, ManageError> {
         let inner = Arc::clone(&self.0);
         // A separate task: a caller that leaves must not cause half an attachment.
-        let task = tokio::spawn(async move {
+        let task = tokio::spawn(of_this_operation(async move {
             let _lock = inner.locks.lock(request.pod.clone(), "connect").await;
             inner.connect(request, connection).await
-        });
+        }));
         task.await.unwrap_or_else(|_| Err(NetworkError::Interrupted("connect").into()))
     }
 
@@ -52,10 +53,10 @@ impl Networks {
     /// The pod is not in the network, or something could not be removed.
     pub async fn disconnect(&self, pod: &PodId, network: &str) -> Result<(), ManageError> {
         let (inner, pod, network) = (Arc::clone(&self.0), pod.clone(), network.to_owned());
-        let task = tokio::spawn(async move {
+        let task = tokio::spawn(of_this_operation(async move {
             let _lock = inner.locks.lock(pod.clone(), "disconnect").await;
             inner.disconnect(&pod, &network).await
-        });
+        }));
         task.await.unwrap_or_else(|_| Err(NetworkError::Interrupted("disconnect").into()))
     }
 }
