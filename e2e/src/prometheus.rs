@@ -47,6 +47,7 @@ impl Prometheus {
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
             .arg(format!("--web.listen-address={host}"))
+            .arg("--enable-feature=exemplar-storage")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
@@ -61,6 +62,20 @@ impl Prometheus {
         let answer = self.get(&format!("/api/v1/query?query={}", escaped(expression)))?;
         let series = answer["data"]["result"].as_array().ok_or("no result")?;
         Ok(series.iter().filter_map(|one| Some(one["value"][1].as_str()?.to_owned())).collect())
+    }
+
+    /// The traces that exemplars of the last minutes name, for series of the expression.
+    ///
+    /// # Errors
+    /// When there is no response yet, or the query is refused.
+    pub fn traces(&self, expression: &str) -> Result<Vec<String>> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+        let (start, end, expression) = (now - 600, now + 60, escaped(expression));
+        let answer =
+            self.get(&format!("/api/v1/query_exemplars?query={expression}&start={start}&end={end}"))?;
+        let series = answer["data"].as_array().ok_or("no data")?;
+        let exemplars = series.iter().filter_map(|one| one["exemplars"].as_array()).flatten();
+        Ok(exemplars.filter_map(|one| Some(one["labels"]["trace_id"].as_str()?.to_owned())).collect())
     }
 
     /// The response to a request of its API.

@@ -15,6 +15,9 @@
 //! that does the work; only metrics that are common to all are here. Names start with `crisp_`, except for
 //! the `process_*` metrics that dashboards expect of every server.
 //!
+//! Clients that ask for it get the first page as OpenMetrics; the durations of RPCs have the ids of traces as
+//! exemplars there.
+//!
 //! A collector computes its values in `collect`, which is called during a scrape and at no other time.
 //!
 //! ```
@@ -27,6 +30,8 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod accept;
+mod exemplars;
+mod openmetrics;
 pub mod operations;
 mod page;
 mod passwords;
@@ -201,6 +206,13 @@ impl Metrics {
         let (tracer, tracing) = trace::start(config, self.registry())?;
         let _ = self.inner.tracer.set(tracer);
         Ok(tracing)
+    }
+
+    /// All metrics in the OpenMetrics format, with the traces of RPCs as exemplars. This call runs the collectors.
+    #[must_use]
+    pub fn openmetrics(&self) -> String {
+        let _scraping = self.inner.scraping.lock().unwrap_or_else(PoisonError::into_inner);
+        openmetrics::encode(&self.inner.registry.gather(), &self.inner.rpcs.exemplars)
     }
 
     /// All metrics in the Prometheus text format. This call runs the collectors.

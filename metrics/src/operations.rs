@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::trace::{self, Parent, Span};
-use crate::without_passwords;
 
 /// The end of an operation that took this long is reported also when it succeeded.
 const SLOW: Duration = Duration::from_secs(1);
@@ -94,7 +93,7 @@ impl Operations {
         let begun = Instant::now();
         let mut span = trace::span(operation);
         if span.is_recording() {
-            describe(&mut span, &subject);
+            trace::describe(&mut span, &subject);
         }
         let parent = span.as_parent();
         let state = State {
@@ -171,23 +170,6 @@ impl RunningOperation {
 impl Drop for RunningOperation {
     fn drop(&mut self) {
         self.table.running().remove(&self.number);
-    }
-}
-
-/// Names the object of the operation in its span: `container 0123… (lab/web/app)`.
-fn describe(span: &mut Span, subject: &str) {
-    let Some((kind, rest)) = subject.split_once(' ') else { return };
-    let (id, names) = rest.split_once(' ').unwrap_or((rest, ""));
-    match kind {
-        "pod" => span.set("sandbox.id", || id.to_owned()),
-        "container" => span.set("container.id", || id.to_owned()),
-        "image" => span.set("image.ref", || without_passwords(id)),
-        _ => {}
-    }
-    let names = names.trim_start_matches('(').trim_end_matches(')').split('/');
-    let keys = ["k8s.namespace.name", "k8s.pod.name", "k8s.container.name"];
-    for (key, name) in keys.into_iter().zip(names).filter(|(_, name)| !name.is_empty()) {
-        span.set(key, || name.to_owned());
     }
 }
 

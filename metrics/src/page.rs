@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::rt;
@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::tls::Certificates;
-use crate::{Metrics, Readiness};
+use crate::{Metrics, Readiness, openmetrics};
 
 /// Maximum number of connections at once. More than a few are a mistake, and must not use up the server's
 /// descriptors.
@@ -215,10 +215,19 @@ fn is_bearer(shown: &[u8], token: &[u8]) -> bool {
 }
 
 async fn respond(request: Request<Incoming>, metrics: Metrics) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut kind = "text/plain; version=0.0.4; charset=utf-8";
     let (status, text) = match (request.method(), request.uri().path()) {
         (&Method::GET, path @ ("/metrics" | "/metrics/cadvisor")) => {
             let is_server = path == "/metrics";
-            let write = move || if is_server { metrics.text() } else { metrics.pods_text() };
+            let is_open = is_server && openmetrics::is_accepted(accepted(request.headers()));
+            if is_open {
+                kind = openmetrics::CONTENT_TYPE;
+            }
+            let write = move || match (is_server, is_open) {
+                (true, true) => metrics.openmetrics(),
+                (true, false) => metrics.text(),
+                (false, _) => metrics.pods_text(),
+            };
             // Collectors read files, so they do not run on a thread that serves RPCs.
             match tokio::task::spawn_blocking(write).await {
                 Ok(text) => (StatusCode::OK, text),
@@ -237,9 +246,14 @@ async fn respond(request: Request<Incoming>, metrics: Metrics) -> Result<Respons
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    // For caches: the same address has two formats.
+    response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("accept"));
     Ok(response)
+}
+
+fn accepted(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok())
 }
 
 /// Writes one line per condition, as the servers of Kubernetes do.
@@ -277,6 +291,13 @@ mod tests {
         let page = get(server.address(), "GET /metrics").await;
         assert!(page.starts_with("HTTP/1.1 200") && page.contains("version=0.0.4"), "{page}");
         assert!(page.contains("process_cpu_seconds_total"), "{page}");
+        let request = "GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text;version=1.0.0\r\nX:";
+        let page = get(server.address(), request).await;
+        assert!(page.contains("content-type: application/openmetrics-text; version=1.0.0"), "{page}");
+        assert!(
+            page.contains("\n# TYPE process_cpu_seconds counter\n") && page.ends_with("\n# EOF\n"),
+            "{page}"
+        );
         assert!(get(server.address(), "GET /healthz").await.ends_with("ok\n"));
         let ready = |failure| async move { vec![Readiness { name: "NetworkReady", failure }] };
         assert!(get(server.address(), "GET /readyz").await.starts_with("HTTP/1.1 200"));

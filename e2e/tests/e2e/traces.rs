@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use crisp_e2e::collector::{Collector, Span};
+use crisp_e2e::prometheus::Prometheus;
 use crisp_e2e::registry::free_port;
 use crisp_e2e::{Lab, Result, Setup, http, needs, request};
 use k8s_cri::v1::{
@@ -272,4 +273,45 @@ async fn a_collector_that_is_down_or_hangs_delays_nothing() -> Result<()> {
         "{with_hanging:?} {without:?}"
     );
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exemplars_lead_from_a_duration_to_its_trace() -> Result<()> {
+    needs!("docker-registry", "busybox", "prometheus", "promtool");
+    let collector = Collector::start().await?;
+    let host = format!("127.0.0.1:{}", free_port()?);
+    let setup = setup(&collector.address.to_string(), &["--metrics-listen", &host]);
+    let mut lab = Lab::start_with(setup).await?;
+    let config = lab.shell("sleep 1000");
+    start_pod(&mut lab, "traced", &config).await?;
+    let page = |accept: &str| -> Result<String> {
+        Ok(String::from_utf8(http::send(&host, "GET", "/metrics", &[("accept", accept)], &[])?.body)?)
+    };
+    let text = page("text/plain;version=0.0.4")?;
+    assert!(!text.contains(TRACE) && !text.contains("# EOF"), "{text}");
+    let open = page("application/openmetrics-text;version=1.0.0")?;
+    let exemplar = format!(" # {{trace_id=\"{TRACE}\"}} ");
+    let with_exemplar = open.lines().filter(|line| line.contains(&exemplar));
+    let buckets = with_exemplar.filter(|line| line.starts_with("crisp_rpc_duration_seconds_bucket{")).count();
+    assert!(buckets >= 4 && open.ends_with("\n# EOF\n"), "{buckets}: {open}");
+    // The same families, by the names of the other format.
+    let names = |page: &str| -> Vec<String> {
+        let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        types.map(|(name, kind)| format!("{name} {kind}").replace("_total counter", " counter")).collect()
+    };
+    assert_eq!(names(&open), names(&text));
+
+    let prometheus = Prometheus::start(lab.machine.folder(), &host, None)?;
+    let begun = Instant::now();
+    let series = "crisp_rpc_duration_seconds_bucket{method=\"RunPodSandbox\",code=\"OK\"}";
+    while !prometheus.traces(series).is_ok_and(|traces| traces.iter().any(|trace| trace == TRACE)) {
+        assert!(begun.elapsed() < Duration::from_secs(30), "Prometheus has no exemplar: {open}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // It has read the page to its end, all families in it.
+    let last = open.lines().rev().find_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" gauge"));
+    let last = last.ok_or("no gauge")?;
+    assert!(!prometheus.query(last)?.is_empty(), "{last}");
+    assert_eq!(prometheus.query("up{job=\"crisp\"}")?, ["1"]);
+    lab.close().await
 }

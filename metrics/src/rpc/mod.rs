@@ -6,7 +6,7 @@ mod body;
 
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
 use http_body::Body;
@@ -16,6 +16,7 @@ use tower_service::Service;
 
 pub use self::body::{RpcBody, RpcFuture};
 use crate::DURATION_BUCKETS;
+use crate::exemplars::{self, Exemplars};
 use crate::trace::{Span, Tracer, run_within};
 
 /// Upper bounds in seconds: from a list in pieces to a day of events.
@@ -54,13 +55,15 @@ pub(crate) struct RpcMetrics {
     duration: HistogramVec,
     stream_duration: HistogramVec,
     in_flight: IntGaugeVec,
+    /// Of `duration`.
+    pub(crate) exemplars: Arc<Exemplars>,
 }
 
 impl RpcMetrics {
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let duration = HistogramVec::new(
             HistogramOpts::new(
-                "crisp_rpc_duration_seconds",
+                exemplars::FAMILY,
                 "Duration of an RPC until its last byte, by the gRPC code it ended with.",
             )
             .buckets(DURATION_BUCKETS.to_vec()),
@@ -81,7 +84,7 @@ impl RpcMetrics {
         registry.register(Box::new(duration.clone()))?;
         registry.register(Box::new(stream_duration.clone()))?;
         registry.register(Box::new(in_flight.clone()))?;
-        Ok(Self { duration, stream_duration, in_flight })
+        Ok(Self { duration, stream_duration, in_flight, exemplars: Arc::default() })
     }
 }
 
@@ -147,6 +150,8 @@ struct Call {
     started: Instant,
     code: &'static str,
     span: Span,
+    /// None for a stream.
+    exemplars: Option<Arc<Exemplars>>,
 }
 
 impl Call {
@@ -158,8 +163,10 @@ impl Call {
         });
         let in_flight = layer.metrics.in_flight.with_label_values(&[labels.0, labels.1]);
         in_flight.inc();
-        let RpcMetrics { duration, stream_duration, .. } = &layer.metrics;
-        let duration = if layer.streams.contains(&path) { stream_duration } else { duration };
+        let RpcMetrics { duration, stream_duration, exemplars, .. } = &layer.metrics;
+        let is_stream = layer.streams.contains(&path);
+        let duration = if is_stream { stream_duration } else { duration };
+        let span = span.unwrap_or_default();
         // The code when the call is dropped before it has another one: the client is gone.
         Self {
             duration: duration.clone(),
@@ -167,7 +174,8 @@ impl Call {
             in_flight,
             started: Instant::now(),
             code: "Canceled",
-            span: span.unwrap_or_default(),
+            exemplars: (span.is_recording() && !is_stream).then(|| exemplars.clone()),
+            span,
         }
     }
 
@@ -188,9 +196,13 @@ impl Drop for Call {
         let number = || CODES.iter().position(|name| *name == code).and_then(|n| i64::try_from(n).ok());
         self.span.set("rpc.grpc.status_code", || number().unwrap_or_default());
         self.in_flight.dec();
-        self.duration
-            .with_label_values(&[self.labels.0, self.labels.1, self.code])
-            .observe(self.started.elapsed().as_secs_f64());
+        let seconds = self.started.elapsed().as_secs_f64();
+        let series = [self.labels.0, self.labels.1, code];
+        self.duration.with_label_values(&series).observe(seconds);
+        if let (Some(exemplars), Some(trace_id)) = (&self.exemplars, self.span.trace_id()) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            exemplars.record(series, seconds, trace_id, now.as_secs_f64());
+        }
     }
 }
 

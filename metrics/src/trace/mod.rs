@@ -19,15 +19,17 @@
 //! its span here.
 //!
 //! Attributes have ids and names, never a value from an environment, a login or a query string; texts of errors
-//! lose the passwords of references and are cut.
+//! lose the passwords of references. All are cut.
 
 mod context;
 mod export;
 mod span;
 mod start;
+mod subject;
 
 pub use self::span::{
     Parent, Span, Within, child, client_span, current, in_current, run_within, span, within,
 };
 pub use self::start::{TraceConfig, TraceError, Tracing};
 pub(crate) use self::start::{Tracer, start};
+pub(crate) use self::subject::describe;

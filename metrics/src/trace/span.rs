@@ -16,8 +16,8 @@ use tokio::task::futures::TaskLocalFuture;
 
 use crate::passwords::without_passwords;
 
-/// Limit for the text of an error, in bytes.
-const MAX_ERROR: usize = 1024;
+/// Limit for the text of an error or attribute, in bytes.
+const MAX_TEXT: usize = 1024;
 
 tokio::task_local! {
     static CURRENT: Parent;
@@ -74,7 +74,11 @@ impl Span {
     /// Sets an attribute. `value` is called only when the span is recorded.
     pub fn set<V: Into<Value>>(&mut self, key: &'static str, value: impl FnOnce() -> V) {
         if let Some(recording) = &mut self.0 {
-            recording.span.set_attribute(KeyValue::new(key, value()));
+            let value = match value().into() {
+                Value::String(text) if text.as_str().len() > MAX_TEXT => cut(text.as_str()).into(),
+                value => value,
+            };
+            recording.span.set_attribute(KeyValue::new(key, value));
         }
     }
 
@@ -88,7 +92,7 @@ impl Span {
     /// Notes that the work has failed, with the cause.
     pub fn fail(&mut self, error: &(impl Display + ?Sized)) {
         if let Some(recording) = &mut self.0 {
-            recording.span.set_status(Status::error(presentable(&error.to_string())));
+            recording.span.set_status(Status::error(cut(&without_passwords(&error.to_string()))));
         }
     }
 
@@ -106,13 +110,10 @@ impl Span {
     }
 }
 
-fn presentable(error: &str) -> String {
-    let mut text = without_passwords(error);
-    if text.len() > MAX_ERROR {
-        text.truncate(text.floor_char_boundary(MAX_ERROR));
-        text.push('…');
-    }
-    text
+fn cut(text: &str) -> String {
+    let ends = (0..=MAX_TEXT.min(text.len())).rev();
+    let end = ends.into_iter().find(|&end| text.is_char_boundary(end)).unwrap_or_default();
+    format!("{}{}", &text[..end], if end < text.len() { "…" } else { "" })
 }
 
 /// The span of the work that this code is a part of, if it is traced.
@@ -203,9 +204,9 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_errors_have_no_passwords_and_an_end() {
-        assert_eq!(presentable("\"ann:hunter2@r.test/a\" is refused"), "\"***@r.test/a\" is refused");
-        let long = presentable(&"é".repeat(2000));
-        assert!(long.len() < MAX_ERROR + 4 && long.ends_with("é…"), "{}", long.len());
+    fn texts_have_an_end() {
+        assert_eq!(cut("short"), "short");
+        let long = cut(&"é".repeat(2000));
+        assert!(long.len() <= MAX_TEXT + "…".len() && long.ends_with("é…"), "{}", long.len());
     }
 }
