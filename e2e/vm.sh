@@ -90,7 +90,7 @@ suite() {
   while [ "$1" != -- ]; do run+=("$1"); shift; done
   shift
   "${run[@]}" --test-threads 2 "$@" 2>&1 | tee $log
-  [ "${PIPESTATUS[0]}" -eq 0 ] || bash "$again" $log "${run[@]}" || status=1
+  [ "${PIPESTATUS[0]}" -eq 0 ] || bash "$again" $log "${run[@]}" || { status=1; echo "this suite failed"; }
 }
 SUITE
   echo "again=$top/e2e/again.sh"
@@ -127,6 +127,7 @@ watchdog_thresh=30 softlockup_panic=1 panic=-1 crisp.from=$1" \
 has_ended() { grep -q '^virtual machine ended with status ' "$work/output"; }
 crash() { grep -nE 'BUG: |Oops|Kernel panic|soft lockup' "$work/console"; }
 
+failed=0
 machine 0 || true
 if ! has_ended && crash > /dev/null; then
   echo "the kernel of the virtual machine stopped:"
@@ -134,11 +135,13 @@ if ! has_ended && crash > /dev/null; then
   sed -n "$((first > 5 ? first - 5 : 1)),$((first + 120))p" "$work/console"
   # Once: the suite is run again on a new machine, and those behind it.
   last=$(grep -cE '^== [a-z-]+/' "$work/output")
+  ! grep -q '^this suite failed$' "$work/output" || failed=1
   echo "FLAKY: virtual machine: its kernel stopped in ${suites[$((last > 0 ? last - 1 : 0))]}"
   machine "$((last > 0 ? last - 1 : 0))" || true
 fi
 if ! grep -q '^virtual machine ended with status 0$' "$work/output"; then
   echo "the end of the virtual machine's console:"
   tail -20 "$work/console"
-  exit 1
+  failed=1
 fi
+exit "$failed"
