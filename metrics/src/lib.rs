@@ -30,6 +30,7 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod accept;
+mod connections;
 mod exemplars;
 mod openmetrics;
 pub mod operations;

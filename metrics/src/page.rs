@@ -20,9 +20,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
+use crate::connections::{Connections, SilentConnection};
 use crate::tls::Certificates;
 use crate::{Metrics, Readiness, openmetrics};
 
@@ -135,13 +136,14 @@ impl Metrics {
 }
 
 async fn accept(listener: TcpListener, metrics: Metrics, access: Access) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Connections::new(MAX_CONNECTIONS);
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let (stream, _) = crate::accept("metrics", || listener.accept()).await;
+        let Some(permit) = connections.permit().await else { return };
         let (metrics, access) = (metrics.clone(), access.clone());
-        tokio::spawn(async move {
-            if tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, metrics, access)).await.is_err() {
+        connections.spawn(|silent| async move {
+            let served = connection(stream, silent, metrics, access);
+            if tokio::time::timeout(CONNECTION_TIMEOUT, served).await.is_err() {
                 tracing::debug!("a metrics connection took too long");
             }
             drop(permit);
@@ -149,12 +151,12 @@ async fn accept(listener: TcpListener, metrics: Metrics, access: Access) {
     }
 }
 
-async fn connection(stream: TcpStream, metrics: Metrics, mut access: Access) {
+async fn connection(stream: TcpStream, silent: SilentConnection, metrics: Metrics, mut access: Access) {
     match access.certificates.take() {
-        None => serve_connection(TokioIo::new(stream), metrics, access).await,
+        None => serve_connection(TokioIo::new(stream), silent, metrics, access).await,
         Some(certificates) => {
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, certificates.accept(stream)).await {
-                Ok(Ok(stream)) => serve_connection(TokioIo::new(stream), metrics, access).await,
+                Ok(Ok(stream)) => serve_connection(TokioIo::new(stream), silent, metrics, access).await,
                 Err(_) => tracing::debug!("a metrics connection did not finish its TLS handshake"),
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "a metrics connection has no TLS, or no certificate")
@@ -164,8 +166,14 @@ async fn connection(stream: TcpStream, metrics: Metrics, mut access: Access) {
     }
 }
 
-async fn serve_connection(stream: impl rt::Read + rt::Write + Unpin, metrics: Metrics, access: Access) {
+async fn serve_connection(
+    stream: impl rt::Read + rt::Write + Unpin,
+    silent: SilentConnection,
+    metrics: Metrics,
+    access: Access,
+) {
     let service = service_fn(move |request| {
+        silent.has_requested();
         let (metrics, access) = (metrics.clone(), access.clone());
         async move { respond_if_allowed(request, metrics, access).await }
     });
@@ -331,6 +339,37 @@ mod tests {
             silent.push(stream);
         }
         assert!(get(server.address(), "GET /healthz").await.ends_with("ok\n"));
+    }
+
+    #[tokio::test]
+    async fn silent_clients_give_way_to_those_that_request_something() {
+        let metrics = Metrics::new("1").unwrap();
+        let server = metrics.serve("127.0.0.1:0".parse().unwrap(), Access::default()).await.unwrap();
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            silent.push(TcpStream::connect(server.address()).await.unwrap());
+        }
+        for _ in 0..3 {
+            assert!(get(server.address(), "GET /healthz").await.ends_with("ok\n"));
+        }
+        let mut byte = [0];
+        assert_eq!(silent[0].read(&mut byte).await.unwrap(), 0, "the oldest is closed");
+        let newest = silent.last_mut().unwrap();
+        newest.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert_eq!(newest.read(&mut byte).await.unwrap(), 1, "the newest is not");
+    }
+
+    #[tokio::test]
+    async fn a_thousand_scrapers_at_once_are_all_served() {
+        let metrics = Metrics::new("1").unwrap();
+        let server = metrics.serve("127.0.0.1:0".parse().unwrap(), Access::default()).await.unwrap();
+        let mut scrapers = tokio::task::JoinSet::new();
+        for _ in 0..1000 {
+            scrapers.spawn(get(server.address(), "GET /metrics"));
+        }
+        for page in scrapers.join_all().await {
+            assert!(page.starts_with("HTTP/1.1 200") && page.contains("process_cpu_seconds_total"), "{page}");
+        }
     }
 
     #[tokio::test]

@@ -55,7 +55,7 @@ pub mod spec;
 pub mod stats;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crisp_image_service::ImageService;
@@ -88,10 +88,16 @@ pub enum OpenError {
 pub struct RuntimeConfig {
     /// The persistent folder, e.g. /var/lib/crisp.
     pub root: PathBuf,
-    /// From SIGHUP to SIGKILL for a command whose streaming client is gone.
-    pub exec_grace: Duration,
     /// Folders with CDI specs; a later one takes precedence over an earlier one.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    pub live: LiveConfig,
+}
+
+/// Settings that can change while the service runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LiveConfig {
+    /// From SIGHUP to SIGKILL for a command whose streaming client is gone.
+    pub exec_grace: Duration,
     /// For the logs of containers that no kubelet made. None: they grow.
     pub log_limits: Option<LogLimits>,
 }
@@ -128,17 +134,20 @@ impl RuntimeService {
         Ok(Self { service })
     }
 
-    /// Rotates logs of containers that no kubelet made, as [`RuntimeConfig::log_limits`] say, until the service ends.
+    /// Rotates logs of containers that no kubelet made, as [`LiveConfig::log_limits`] say, until the service ends.
     pub fn keep_logs_small(&self) {
-        if let Some(limits) = self.service.config.log_limits {
-            log_limits::keep(&self.service, limits);
-        }
+        log_limits::keep(&self.service);
     }
 
-    /// When logs are rotated.
+    /// The settings in force.
     #[must_use]
-    pub fn log_limits(&self) -> Option<LogLimits> {
-        self.service.config.log_limits
+    pub fn live_config(&self) -> LiveConfig {
+        self.service.live_config()
+    }
+
+    /// Changes settings, for what begins from now on.
+    pub fn reconfigure(&self, config: LiveConfig) {
+        *self.service.live.write().unwrap_or_else(PoisonError::into_inner) = config;
     }
 
     /// Rotates the log of a running container now.

@@ -27,13 +27,13 @@ pub struct LogLimits {
 }
 
 /// Rotates logs until the service ends.
-pub(crate) fn keep(service: &Arc<ServiceState>, limits: LogLimits) {
+pub(crate) fn keep(service: &Arc<ServiceState>) {
     let service = Arc::downgrade(service);
     tokio::spawn(async move {
         let mut failed = HashMap::new();
         loop {
             tokio::time::sleep(TICK).await;
-            if !check(&service, limits, &mut failed).await {
+            if !check(&service, &mut failed).await {
                 return;
             }
         }
@@ -41,12 +41,9 @@ pub(crate) fn keep(service: &Arc<ServiceState>, limits: LogLimits) {
 }
 
 /// Returns false when the service has ended.
-async fn check(
-    service: &Weak<ServiceState>,
-    limits: LogLimits,
-    failed: &mut HashMap<ContainerId, Instant>,
-) -> bool {
+async fn check(service: &Weak<ServiceState>, failed: &mut HashMap<ContainerId, Instant>) -> bool {
     let Some(service) = service.upgrade() else { return false };
+    let Some(limits) = service.live_config().log_limits else { return true };
     let containers = service.containers.all();
     failed.retain(|id, _| containers.iter().any(|container| container.id() == id));
     for container in containers.iter().filter(|container| container.status().state.pid().is_some()) {

@@ -1,6 +1,6 @@
 //! The shared state of all operations.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crisp_executor::cgroup::{CgroupPath, Cgroups};
 use crisp_executor::ids::{ContainerId, PodId};
@@ -11,9 +11,8 @@ use crisp_operation::{Cancel, KeyedLocks, SingleFlight, clock};
 use crisp_sandbox::link::MonitorLink;
 use crisp_sandbox::{Pod, Pods};
 use crisp_streaming::StreamServer;
-use tokio::sync::{RwLock, Semaphore};
+use tokio::sync::Semaphore;
 
-use crate::RuntimeConfig;
 use crate::cause::{Cause, Operation};
 use crate::container::Container;
 use crate::container::config::ContainerConfig;
@@ -30,6 +29,7 @@ use crate::set_aside::SetAside;
 use crate::spec::host::Host;
 use crate::spec::user::Users;
 use crate::stats::StatsState;
+use crate::{LiveConfig, RuntimeConfig};
 
 /// Limit for copies of files at the same time: each has a thread.
 pub(crate) const MAX_COPIES: usize = 64;
@@ -37,6 +37,7 @@ pub(crate) const MAX_COPIES: usize = 64;
 /// The state of one runtime service, shared in one `Arc`.
 pub struct ServiceState {
     pub config: RuntimeConfig,
+    pub(crate) live: RwLock<LiveConfig>,
     pub layout: Layout,
     pub pods: Pods,
     pub images: Store,
@@ -74,7 +75,7 @@ pub struct ServiceState {
     /// Cancelled when the server ends: its streamed commands are hung up, the others killed.
     pub(crate) closing: Cancel,
     /// Locked for reading by each streamed command under way.
-    pub(crate) streamed_commands: RwLock<()>,
+    pub(crate) streamed_commands: tokio::sync::RwLock<()>,
 }
 
 impl ServiceState {
@@ -91,6 +92,7 @@ impl ServiceState {
         metrics.register(Box::new(exec_seconds.clone()))?;
         let layout = Layout::new(&config.root);
         Ok(Arc::new(Self {
+            live: RwLock::new(config.live),
             exec_seconds,
             journal: Journal::new(&layout, metrics)?,
             layout,
@@ -120,7 +122,7 @@ impl ServiceState {
             prepared: Arc::new(Semaphore::new(prepared_max())),
             copies: Arc::new(Semaphore::new(MAX_COPIES)),
             closing: Cancel::new(),
-            streamed_commands: RwLock::default(),
+            streamed_commands: tokio::sync::RwLock::default(),
             config,
         }))
     }
@@ -141,6 +143,10 @@ impl ServiceState {
     }
 
     /// The container that a client names by its id or the beginning of it.
+    pub(crate) fn live_config(&self) -> LiveConfig {
+        *self.live.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>, RuntimeError> {
         Ok(self.containers.find(id)?)
     }

@@ -18,9 +18,9 @@ const LARGEST: u64 = 256 << 20;
 /// Rotates the container's log until dropped. While it is printed, only once the present file is: no output is lost
 /// then, because the file before it has been printed.
 pub async fn keep_small(runtime: &RuntimeService, id: &str, log: &Path, output: Option<&Output>) {
-    let Some(limits) = runtime.log_limits() else { return std::future::pending().await };
     loop {
         tokio::time::sleep(TICK).await;
+        let Some(limits) = runtime.live_config().log_limits else { continue };
         let Ok(now) = fs::metadata(log) else { continue };
         // Without a reader nothing waits to be printed.
         if !is_due(now.len(), limits, output.is_none_or(|output| output.inode() == now.ino())) {

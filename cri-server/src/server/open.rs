@@ -4,7 +4,7 @@ use anyhow::{Context as _, bail};
 use crisp_executor::cgroup::Cgroups;
 use crisp_image_service::{ImageConfig, ImageService, Limits};
 use crisp_metrics::Metrics;
-use crisp_runtime_service::{LogLimits, RuntimeConfig, RuntimeService};
+use crisp_runtime_service::{LiveConfig, LogLimits, RuntimeConfig, RuntimeService};
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
 use crisp_sandbox::spawn::MonitorBinary;
 use crisp_sandbox::systemd::{NoSystemd, Systemd};
@@ -81,12 +81,8 @@ impl Server {
             StreamServer::open(&streams).await.context("cannot serve exec, attach and port-forward")?;
         let runtime = RuntimeConfig {
             root: root.clone(),
-            exec_grace: settings.exec_grace.value,
             cdi_spec_dirs: settings.cdi_spec_dir.value.clone(),
-            log_limits: (settings.container_log_max_size.value > 0).then_some(LogLimits {
-                size: settings.container_log_max_size.value,
-                files: settings.container_log_max_files.value,
-            }),
+            live: live(settings),
         };
         let runtime = RuntimeService::new(runtime, pods.clone(), images.clone(), streams.clone(), &metrics)
             .await
@@ -97,6 +93,13 @@ impl Server {
         }
         Ok(Self { metrics, images, pods, runtime, streams, _locks: locks })
     }
+}
+
+/// The settings that a running server takes anew.
+pub(super) fn live(settings: &Settings) -> LiveConfig {
+    let (size, files) = (settings.container_log_max_size.value, settings.container_log_max_files.value);
+    let log_limits = (size > 0).then_some(LogLimits { size, files });
+    LiveConfig { exec_grace: settings.exec_grace.value, log_limits }
 }
 
 /// None for the cgroupfs driver.

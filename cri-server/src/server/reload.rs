@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use crisp_runtime_service::RuntimeService;
 use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
 use super::notify;
+use super::open::live;
 use crate::config::{RawSettings, Settings, differences};
 use crate::logging::LogLevel;
 
@@ -33,17 +35,17 @@ pub struct Reload {
 
 impl Reload {
     /// Reloads at each signal, forever.
-    pub async fn at(mut self, mut hangups: Signal) {
+    pub async fn at(mut self, mut hangups: Signal, runtime: RuntimeService) {
         while hangups.recv().await.is_some() {
             notify::reloading();
-            if let Err(error) = self.reload().await {
+            if let Err(error) = self.reload(&runtime).await {
                 error!(error = format!("{error:#}"), "SIGHUP: the settings in force stay");
             }
             notify::ready();
         }
     }
 
-    async fn reload(&mut self) -> anyhow::Result<()> {
+    async fn reload(&mut self, runtime: &RuntimeService) -> anyhow::Result<()> {
         let ConfigOrigin { flags, config } = self.origin.clone();
         let read = tokio::task::spawn_blocking(move || Settings::resolve(flags, config.as_deref()));
         let new = tokio::time::timeout(READ, read)
@@ -53,7 +55,11 @@ impl Reload {
         if !self.log_level.is(&new.log_level.value) {
             self.log_level.set(&new.log_level.value)?;
         }
+        runtime.reconfigure(live(&new));
         self.in_force.log_level = new.log_level.clone();
+        self.in_force.exec_grace = new.exec_grace.clone();
+        self.in_force.container_log_max_size = new.container_log_max_size.clone();
+        self.in_force.container_log_max_files = new.container_log_max_files.clone();
         let later = differences(&self.in_force, &new);
         if later.is_empty() {
             info!(log_level = new.log_level.value, "SIGHUP: the configuration is in force");

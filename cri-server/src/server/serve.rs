@@ -90,7 +90,7 @@ async fn serve(settings: &Settings, reload: Reload, log: LogService) -> anyhow::
     );
     server.runtime.keep_logs_small();
     notify::ready();
-    tokio::spawn(reload.at(hangups));
+    tokio::spawn(reload.at(hangups, server.runtime.clone()));
     tokio::spawn(notify::keep_watchdog_calm());
     crisp_executor::give_program_pages_back();
     tokio::spawn(memory::give_back());

@@ -49,13 +49,14 @@ async fn a_hangup_reloads_what_can_be_and_names_the_rest() -> Result<()> {
     assert!(logged(&machine, "the settings in force stay").await?.contains("ERROR"));
     assert!(machine.log().contains("log-lefel"), "{}", machine.log());
 
-    std::fs::write(&config, "log-level = 'info'\nexec-grace = 3\n")?;
+    std::fs::write(&config, "log-level = 'info'\nexec-grace = 3\ncni-timeout = 3\n")?;
     hang_up(&machine)?;
     let line = logged(&machine, "wait for a restart").await?;
-    assert!(line.contains("exec-grace = 3") && !line.contains("log-level"), "{line}");
+    assert!(line.contains("cni-timeout = 3") && !line.contains("log-level"), "{line}");
+    assert!(!line.contains("exec-grace"), "{line}");
 
     std::fs::create_dir(folder.path().join("conf.d"))?;
-    std::fs::write(folder.path().join("conf.d/grace.toml"), "exec-grace = 10\n")?;
+    std::fs::write(folder.path().join("conf.d/grace.toml"), "cni-timeout = 30\n")?;
     hang_up(&machine)?;
     assert!(logged(&machine, "the configuration is in force").await?.contains(" INFO "));
     machine.close().await

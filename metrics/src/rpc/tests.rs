@@ -31,7 +31,7 @@ fn status(number: &'static str) -> HeaderMap {
 }
 
 fn layer() -> RpcLayer {
-    RpcLayer::new(RpcMetrics::register(&Registry::new()).unwrap(), KNOWN, &KNOWN[1..])
+    RpcLayer::new(RpcMetrics::register(&Registry::new()).unwrap(), Arc::default(), KNOWN, &KNOWN[1..])
 }
 
 fn request(path: &str) -> http::Request<Empty<Bytes>> {

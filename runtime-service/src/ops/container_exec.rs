@@ -45,7 +45,7 @@ pub fn container_exec(
     request: ProcessRequest,
 ) -> Result<String, RuntimeError> {
     exec::pod_of_running(service, container)?;
-    let command = Command::new(words, request.tty, service.config.exec_grace)?;
+    let command = Command::new(words, request.tty, service.live_config().exec_grace)?;
     let owner = session_owner(&container.metadata.pod);
     // A URL that is never used keeps no container alive.
     let (serving, container) = (service.clone(), Arc::downgrade(container));

@@ -10,7 +10,7 @@ use crisp_image_service::{DiffId, Digest, ImageConfig, ImageService, Reference};
 use crisp_metrics::Metrics;
 use crisp_proto::runtime::v1 as proto;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
-use crisp_runtime_service::{RuntimeConfig, RuntimeService};
+use crisp_runtime_service::{LiveConfig, RuntimeConfig, RuntimeService};
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
 use crisp_sandbox::spawn::MonitorBinary;
 use crisp_sandbox::systemd::Systemd;
@@ -294,7 +294,11 @@ async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics,
     let pods = Pods::open(sandboxes, &metrics).await.unwrap();
     let streams = StreamServer::open(&StreamConfig::default()).await.unwrap();
     let cdi_spec_dirs = vec![dir.join("cdi")];
-    let config = RuntimeConfig { root, exec_grace: Duration::from_secs(1), cdi_spec_dirs, log_limits: None };
+    let config = RuntimeConfig {
+        root,
+        cdi_spec_dirs,
+        live: LiveConfig { exec_grace: Duration::from_secs(1), log_limits: None },
+    };
     let service = RuntimeService::new(config, pods, images.clone(), streams, &metrics).await.unwrap();
     (service, metrics, images)
 }
