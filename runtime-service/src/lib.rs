@@ -60,6 +60,7 @@ use std::time::Duration;
 
 use crisp_image_service::ImageService;
 use crisp_metrics::{Metrics, prometheus};
+use crisp_operation::detached;
 use crisp_sandbox::Pods;
 use crisp_streaming::StreamServer;
 
@@ -155,8 +156,16 @@ impl RuntimeService {
     /// # Errors
     /// There is no such container, or a stage failed.
     pub async fn rotate_log(&self, id: &str, files: u32) -> Result<(), RuntimeError> {
-        let container = self.service.container(id)?;
-        ops::log_rotate::rotate(&self.service, &container, files).await
+        let (service, container) = (self.service.clone(), self.service.container(id)?);
+        // Not ended in the middle with its caller.
+        detached(async move {
+            let rotated = ops::log_rotate::rotate(&service, &container, files, ()).await;
+            if rotated.is_err() && container.status().state.pid().is_some() {
+                ops::log_reopen::reopen(&service, &container).await?;
+            }
+            rotated
+        })
+        .await
     }
 
     /// Hangs up streamed commands, and writes changes of containers that are not on disk yet, for a clean end

@@ -1,12 +1,18 @@
 //! Keeps the logs of running containers small where no kubelet does it.
+//!
+//! Each log is looked at and rotated by a task of its own: a volume that hangs holds up its own log alone, and takes
+//! one thread at most.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crisp_executor::ids::ContainerId;
 
 use crate::container::Container;
+use crate::error::RuntimeError;
 use crate::ops::{log_reopen, log_rotate};
 use crate::service_state::ServiceState;
 
@@ -26,50 +32,123 @@ pub struct LogLimits {
     pub files: u32,
 }
 
+/// The log of one container.
+struct Log {
+    /// There is a task for it.
+    is_busy: AtomicBool,
+    /// When to look whether the monitor still writes to a renamed file. None: it does not.
+    mend_at: Mutex<Option<Instant>>,
+}
+
+/// Held while there is a task for a log, and while a thread works on it.
+struct Busy(Arc<Log>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.is_busy.store(false, Ordering::Release);
+    }
+}
+
+impl Log {
+    /// An earlier server may have died in the middle of a rotation: the first look is for that.
+    fn new() -> Arc<Self> {
+        Arc::new(Self { is_busy: AtomicBool::new(false), mend_at: Mutex::new(Some(Instant::now())) })
+    }
+
+    fn mend_at(&self) -> Option<Instant> {
+        *self.mend_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_mend_at(&self, at: Option<Instant>) {
+        *self.mend_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+}
+
 /// Rotates logs until the service ends.
 pub(crate) fn keep(service: &Arc<ServiceState>) {
     let service = Arc::downgrade(service);
     tokio::spawn(async move {
-        let mut failed = HashMap::new();
-        loop {
+        let mut logs = HashMap::new();
+        while check(&service, &mut logs) {
             tokio::time::sleep(TICK).await;
-            if !check(&service, &mut failed).await {
-                return;
-            }
         }
     });
 }
 
-/// Returns false when the service has ended.
-async fn check(service: &Weak<ServiceState>, failed: &mut HashMap<ContainerId, Instant>) -> bool {
+/// Starts the tasks that are due. Returns false when the service has ended.
+fn check(service: &Weak<ServiceState>, logs: &mut HashMap<ContainerId, Arc<Log>>) -> bool {
     let Some(service) = service.upgrade() else { return false };
     let Some(limits) = service.live_config().log_limits else { return true };
-    let containers = service.containers.all();
-    failed.retain(|id, _| containers.iter().any(|container| container.id() == id));
-    for container in containers.iter().filter(|container| container.status().state.pid().is_some()) {
-        let done = match failed.get(container.id()) {
-            Some(since) if since.elapsed() < AGAIN => continue,
-            // The container may still write to the renamed file.
-            Some(_) => log_reopen::reopen(&service, container).await,
-            None if is_due(container, limits.size) => {
-                log_rotate::rotate(&service, container, limits.files).await
-            }
-            None => continue,
-        };
-        match done {
-            Ok(()) => drop(failed.remove(container.id())),
-            Err(error) => {
-                tracing::warn!(container = %container.id(), %error, "a log that is too large cannot be rotated");
-                failed.insert(container.id().clone(), Instant::now());
-            }
+    let mut containers = service.containers.all();
+    containers.retain(|container| is_ours(container));
+    logs.retain(|id, _| containers.iter().any(|container| container.id() == id));
+    for container in containers {
+        let log = logs.entry(container.id().clone()).or_insert_with(Log::new);
+        if log.is_busy.load(Ordering::Acquire) || !is_due(&container, log, limits) {
+            continue;
         }
+        log.is_busy.store(true, Ordering::Release);
+        tokio::spawn(keep_small(service.clone(), container, Busy(log.clone()), limits));
     }
     true
 }
 
-fn is_due(container: &Container, size: u64) -> bool {
-    let metadata = &container.metadata;
-    let Some(log) = &metadata.log_path else { return false };
-    !metadata.config.annotations.contains_key(OF_KUBELET)
-        && log_rotate::size_in_cache(log).is_some_and(|now| now >= size)
+/// Whether it runs, has a log, and no kubelet rotates it.
+fn is_ours(container: &Container) -> bool {
+    container.metadata.log_path.is_some()
+        && !container.metadata.config.annotations.contains_key(OF_KUBELET)
+        && container.status().state.pid().is_some()
+}
+
+/// Whether a look is needed that may wait for a disk.
+fn is_due(container: &Container, log: &Log, limits: LogLimits) -> bool {
+    match (log.mend_at(), &container.metadata.log_path) {
+        (Some(at), _) => at <= Instant::now(),
+        (None, Some(path)) => log_rotate::size_in_cache(path).is_none_or(|size| size >= limits.size),
+        (None, None) => false,
+    }
+}
+
+async fn keep_small(service: Arc<ServiceState>, container: Arc<Container>, busy: Busy, limits: LogLimits) {
+    let log = busy.0.clone();
+    let done = match log.mend_at() {
+        Some(_) => mend(&service, &container, busy).await,
+        None => rotate_if_large(&service, &container, busy, limits).await,
+    };
+    log.set_mend_at(done.is_err().then(|| Instant::now() + AGAIN));
+    if let Err(error) = done
+        && container.status().state.pid().is_some()
+    {
+        tracing::warn!(container = %container.id(), %error, "a log that is too large cannot be rotated");
+    }
+}
+
+/// Reopens a log whose rotation was not finished.
+async fn mend(
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+    busy: Busy,
+) -> Result<(), RuntimeError> {
+    let Some(path) = container.metadata.log_path.clone() else { return Ok(()) };
+    let look = move || (log_rotate::is_half_rotated(&path), busy);
+    match tokio::task::spawn_blocking(look).await {
+        Ok((true, busy)) => log_reopen::reopen_holding(service, container, busy).await,
+        _ => Ok(()),
+    }
+}
+
+async fn rotate_if_large(
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+    busy: Busy,
+    limits: LogLimits,
+) -> Result<(), RuntimeError> {
+    let Some(path) = container.metadata.log_path.clone() else { return Ok(()) };
+    let look = move || (fs::symlink_metadata(&path).map_or(0, |log| log.len()), busy);
+    match tokio::task::spawn_blocking(look).await {
+        Ok((size, busy)) if size >= limits.size => {
+            log_rotate::rotate(service, container, limits.files, busy).await
+        }
+        _ => Ok(()),
+    }
 }

@@ -60,7 +60,7 @@ impl Logs {
             bail!("container {} keeps no log: it was created without a log path", self.container);
         }
         let mut printer = Printer { timestamps: self.timestamps, since, until };
-        let mut follower = Follower::new(&PathBuf::from(&status.log_path));
+        let mut follower = Follower::with_rotated(&PathBuf::from(&status.log_path))?;
         self.print_what_is_there(&mut follower, &mut printer)?;
         if self.follow {
             follow(&mut client, &id, &mut follower, &mut printer).await?;

@@ -52,7 +52,14 @@ impl Settings {
     /// # Errors
     /// [`ConfigError`].
     pub fn resolve(flags: RawSettings, config: Option<&Path>) -> Result<Self, ConfigError> {
-        Layers { flags, files: read_files(config)? }.settings()
+        let settings = Layers { flags, files: read_files(config)? }.settings()?;
+        let rate = &settings.tracing_sampling_rate_per_million;
+        if rate.value > 0 && settings.tracing_endpoint.value.is_none() {
+            let message = "there is no tracing-endpoint, to which traces would be sent".to_owned();
+            let name = "tracing-sampling-rate-per-million";
+            return Err(ConfigError::Invalid { name, from: rate.source.clone(), message });
+        }
+        Ok(settings)
     }
 
     /// The same for `crisp run`: without the settings in files that are for the machine's server only.
@@ -69,6 +76,11 @@ impl Settings {
             let message =
                 "only `crisp serve` sends traces: they begin with the requests of clients".to_owned();
             return Err(ConfigError::Invalid { name: "tracing-endpoint", from: Source::Flag, message });
+        }
+        if flags.tracing_sampling_rate_per_million.is_some() {
+            let message = "only `crisp serve` sends traces".to_owned();
+            let name = "tracing-sampling-rate-per-million";
+            return Err(ConfigError::Invalid { name, from: Source::Flag, message });
         }
         let mut files = read_files(config)?;
         for file in &mut files {
@@ -339,7 +351,7 @@ fn seconds(seconds: u16) -> Result<Duration, String> {
 }
 
 fn log_files(count: u32) -> Result<u32, String> {
-    if count < 2 { Err(format!("{count} leaves no rotated file: at least 2")) } else { Ok(count) }
+    if (2..=100).contains(&count) { Ok(count) } else { Err(format!("{count} is not from 2 to 100")) }
 }
 
 fn cni_timeout(count: u16) -> Result<Duration, String> {

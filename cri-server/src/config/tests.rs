@@ -111,7 +111,7 @@ fn bad_values_name_the_setting_and_its_source() {
     refused("pod-cidr = '10.0.0.1/8'", &["pod-cidr", "10.0.0.0/8"]);
     refused("masquerade-except = '10.244.0.1/16'", &["masquerade-except", "10.244.0.0/16 is meant"]);
     refused("pod-cidr-v6 = 'on'", &["pod-cidr-v6", "fd00:10:88::/64"]);
-    refused("container-log-max-files = 1", &["container-log-max-files", "at least 2"]);
+    refused("container-log-max-files = 1", &["container-log-max-files", "from 2 to 100"]);
     refused("cgroup-driver = 'other'", &["cgroupfs"]);
     refused("image-check-interval = 'often'", &["image-check-interval", "often", "24h"]);
     refused("image-check-interval = '-1h'", &["image-check-interval"]);

@@ -1,6 +1,6 @@
-//! Reads a log file that grows and is rotated.
+//! Reads a log file that grows and is rotated: `0.log` becomes `0.log.1`, that `0.log.2`, and so on.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,19 @@ impl Follower {
         Self { path: path.to_owned(), file: None, rest: Vec::new(), in_middle: false }
     }
 
+    /// Also reads the rotated files that are kept, from the oldest one on.
+    ///
+    /// # Errors
+    /// The oldest one cannot be opened.
+    pub fn with_rotated(path: &Path) -> io::Result<Self> {
+        let oldest = (1..).map_while(|number| metadata(&numbered(path, number))).count();
+        let mut follower = Self::new(path);
+        if oldest > 0 {
+            follower.file = open(&numbered(path, oldest))?;
+        }
+        Ok(follower)
+    }
+
     /// Whether the folder of the log is there.
     pub fn has_folder(&self) -> bool {
         self.path.parent().is_none_or(Path::is_dir)
@@ -36,18 +49,16 @@ impl Follower {
     /// # Errors
     /// The file cannot be read. A missing file is no error.
     pub fn read(&mut self, each: &mut impl FnMut(Line) -> io::Result<()>) -> io::Result<bool> {
-        if self.read_open_file(each)? {
-            return Ok(true);
+        while !self.read_open_file(each)? {
+            let Some(next) = self.next_file()? else { return Ok(false) };
+            // The text that was written between the end of the last read and the rotation.
+            if self.read_open_file(each)? {
+                return Ok(true);
+            }
+            self.close();
+            self.file = Some(next);
         }
-        if !self.is_rotated()? {
-            return Ok(false);
-        }
-        // The text that was written between the end of the last read and the rotation.
-        if self.read_open_file(each)? {
-            return Ok(true);
-        }
-        self.close();
-        self.read_open_file(each)
+        Ok(true)
     }
 
     /// Passes on the lines that exist now; lines that are added meanwhile may be left out.
@@ -55,9 +66,10 @@ impl Follower {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn read_what_is_there(&mut self, each: &mut impl FnMut(Line) -> io::Result<()>) -> io::Result<()> {
-        let there = std::fs::metadata(&self.path).map_or(0, |there| there.len());
-        // After a rotation, the rest of the open file comes first. Each file ends with a part of a piece.
-        let mut left = (there + self.unread()?) / CHUNK as u64 + 2;
+        let files = (0..).map_while(|number| metadata(&numbered(&self.path, number)));
+        // Each file ends with a part of a piece.
+        let mut left: u64 = files.map(|file| file.len() / CHUNK as u64 + 1).sum();
+        left += self.unread()? / CHUNK as u64 + 1;
         while left > 0 && self.read(each)? {
             left -= 1;
         }
@@ -70,9 +82,10 @@ impl Follower {
     /// The file cannot be read.
     pub fn skip_to_last(&mut self, length: u64) -> io::Result<bool> {
         let mut is_cut = false;
-        if self.is_rotated()? {
+        if let Some(next) = self.next_file()? {
             is_cut = self.unread()? > 0;
             self.close();
+            self.file = Some(next);
         }
         let unread = self.unread()?;
         if unread > length
@@ -99,11 +112,7 @@ impl Follower {
 
     fn opened(&mut self) -> io::Result<Option<&mut File>> {
         if self.file.is_none() {
-            self.file = match File::open(&self.path) {
-                Ok(file) => Some(file),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(error),
-            };
+            self.file = open(&self.path)?;
         }
         Ok(self.file.as_mut())
     }
@@ -133,17 +142,58 @@ impl Follower {
         Ok(true)
     }
 
-    /// Whether there is another file at the path with content: until then the container may still write to
-    /// the rotated file.
-    fn is_rotated(&self) -> io::Result<bool> {
-        let Some(file) = &self.file else { return Ok(false) };
-        let open = file.metadata()?;
-        Ok(match std::fs::metadata(&self.path) {
-            Ok(there) => (there.dev(), there.ino()) != (open.dev(), open.ino()) && there.len() > 0,
-            // Rotated, but the new file does not exist yet.
-            Err(_) => false,
-        })
+    /// The file that the container wrote to after the open one. None while that may still grow: it is at the path, or
+    /// there is no other one with content.
+    fn next_file(&self) -> io::Result<Option<File>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let open_file = identity(&file.metadata()?);
+        let is_open = |path: &Path| metadata(path).is_some_and(|there| identity(&there) == open_file);
+        if is_open(&self.path) {
+            return Ok(None);
+        }
+        loop {
+            let mut rotated =
+                (1..).map(|number| numbered(&self.path, number)).take_while(|path| path.exists());
+            let number = rotated.position(|path| is_open(&path)).map(|index| index + 1);
+            // Without it, the file was deleted, or has another kind of name: that of a kubelet's rotation.
+            let next = numbered(&self.path, number.map_or(0, |number| number - 1));
+            let opened = open(&next)?;
+            // Another rotation may have moved all of them meanwhile.
+            if number.is_some_and(|number| !is_open(&numbered(&self.path, number))) {
+                continue;
+            }
+            return Ok(match opened {
+                Some(file) if next != self.path || file.metadata()?.len() > 0 => Some(file),
+                _ => None,
+            });
+        }
     }
+}
+
+/// `0.log.1`; 0 is the log itself.
+fn numbered(log: &Path, number: usize) -> PathBuf {
+    let mut name = log.as_os_str().to_owned();
+    if number > 0 {
+        name.push(format!(".{number}"));
+    }
+    name.into()
+}
+
+/// None when there is no such file.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn metadata(path: &Path) -> Option<Metadata> {
+    std::fs::metadata(path).ok()
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 #[cfg(test)]
@@ -179,6 +229,40 @@ mod tests {
         writeln!(file, "t stdout F three").unwrap();
         std::fs::write(&path, "t stdout F four\n").unwrap();
         assert_eq!(read(&mut follower), ["three", "four"]);
+    }
+
+    #[test]
+    fn kept_files_come_first_and_none_is_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let line = |text: &str| format!("2026-01-01T00:00:00Z stdout F {text}\n");
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), line(text)).unwrap();
+        let rotate = || {
+            for number in (0..4).rev() {
+                let _ = std::fs::rename(numbered(&path, number), numbered(&path, number + 1));
+            }
+        };
+        write("0.log.2", "one");
+        write("0.log.1", "two");
+        write("0.log", "three");
+        let mut follower = Follower::with_rotated(&path).unwrap();
+        assert_eq!(read(&mut follower), ["one", "two", "three"]);
+        for text in ["four", "five"] {
+            rotate();
+            write("0.log", text);
+        }
+        assert_eq!(read(&mut follower), ["four", "five"]);
+        rotate();
+        assert!(read(&mut follower).is_empty());
+        write("0.log", "six");
+        assert_eq!(read(&mut follower), ["six"]);
+        let mut count = 0;
+        let mut each = |_| {
+            count += 1;
+            Ok(())
+        };
+        Follower::with_rotated(&path).unwrap().read_what_is_there(&mut each).unwrap();
+        assert_eq!(count, 5);
     }
 
     #[test]

@@ -49,9 +49,11 @@ fn write_all(queue: &Receiver<Vec<u8>>, mut output: impl Write, counts: &Counts)
     for line in queue {
         // A standard error that is closed must not end the program.
         let _ = output.write_all(&line);
-        counts.count_waiting(|waiting| waiting - 1);
+        let waiting = counts.count_waiting(|waiting| waiting - 1);
         counts.is_written.notify_all();
-        let lines = counts.lost.swap(0, Ordering::Relaxed);
+        // While there is no room, this message would be lost too.
+        let has_room = waiting < LINES as u64 / 2;
+        let lines = if has_room { counts.lost.swap(0, Ordering::Relaxed) } else { 0 };
         if lines > 0 {
             tracing::warn!(lines, "lines of this log are lost: its reader is too slow or had stopped");
         }
@@ -59,9 +61,10 @@ fn write_all(queue: &Receiver<Vec<u8>>, mut output: impl Write, counts: &Counts)
 }
 
 impl Counts {
-    fn count_waiting(&self, change: impl FnOnce(u64) -> u64) {
+    fn count_waiting(&self, change: impl FnOnce(u64) -> u64) -> u64 {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         *waiting = change(*waiting);
+        *waiting
     }
 }
 
@@ -111,10 +114,23 @@ mod tests {
         reader.read_exact(&mut all).unwrap();
     }
 
+    struct Slow<W>(W);
+
+    impl<W: Write> Write for Slow<W> {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            std::thread::sleep(Duration::from_millis(50));
+            self.0.write(line)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.0.flush()
+        }
+    }
+
     #[test]
     fn the_end_waits_for_the_last_line() {
         let (mut reader, writer) = pipe().unwrap();
-        let (mut queue, flush) = LineQueue::start(writer).unwrap();
+        let (mut queue, flush) = LineQueue::start(Slow(writer)).unwrap();
         queue.write_all(b"the last\n").unwrap();
         drop(flush);
         let mut line = [0; 9];

@@ -85,6 +85,8 @@ async fn large_logs_are_rotated_where_no_kubelet_does_it() -> Result<()> {
     let first: u32 = lines.lines().next().and_then(|l| l.strip_prefix("line ")).ok_or("no line")?.parse()?;
     let expected: String = (first..3000).map(|i| format!("line {i}\n")).collect();
     assert!(first > 0 && lines == expected, "lines are lost or out of order from {first} on");
+    let container = lab.machine.crisp(&["logs", "alone/main"])?;
+    assert_eq!(String::from_utf8(container.stdout)?, expected);
     lab.close().await
 }
 

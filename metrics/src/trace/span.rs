@@ -140,6 +140,8 @@ pub fn child(parent: Option<&Parent>, name: &'static str) -> Span {
 }
 
 fn start_child(Parent(parent): &Parent, name: Cow<'static, str>, kind: SpanKind) -> Span {
+    // A registry chooses the address to which it redirects.
+    let name = if name.len() > MAX_TEXT { cut(&name).into() } else { name };
     Span::start(&parent.tracer, SpanBuilder::from_name(name).with_kind(kind), &parent.context)
 }
 

@@ -26,6 +26,14 @@ pub fn open(path: &Path) -> Result<OwnedFd, Cause> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(Cause::file(folder))?;
     }
+    open_in_folder(path)
+}
+
+/// As [`open`], in a folder that is there.
+///
+/// # Errors
+/// The error names the path.
+pub(super) fn open_in_folder(path: &Path) -> Result<OwnedFd, Cause> {
     // NONBLOCK: a pipe at the path must not hang the server. It has no effect for a regular file.
     let flags = OFlags::WRONLY
         | OFlags::APPEND
@@ -67,6 +75,18 @@ fn identity(file: &OwnedFd) -> Result<(u32, u32, u64), Errno> {
 /// # Errors
 /// The container does not run, or a stage failed.
 pub async fn reopen(service: &Arc<ServiceState>, container: &Arc<Container>) -> Result<(), RuntimeError> {
+    reopen_holding(service, container, ()).await
+}
+
+/// As [`reopen`]; `hold` is kept until no thread works on it any more.
+///
+/// # Errors
+/// As [`reopen`].
+pub(crate) async fn reopen_holding(
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+    hold: impl Send + 'static,
+) -> Result<(), RuntimeError> {
     let id = container.id();
     let state = container.status();
     if state.state.pid().is_none() {
@@ -76,18 +96,29 @@ pub async fn reopen(service: &Arc<ServiceState>, container: &Arc<Container>) -> 
         });
     }
     let Some(path) = container.metadata.log_path.clone() else { return Ok(()) };
-    let operation = service.operation(OPERATION, id);
+    let mut operation = service.operation(OPERATION, id);
+    operation.hold(hold);
     let result = reopen_stages(&operation, service, container, path).await;
     Ok(operation.finish(result).await?)
 }
 
-pub(super) async fn reopen_stages(
+async fn reopen_stages(
     operation: &Operation,
     service: &ServiceState,
     container: &Container,
     path: PathBuf,
 ) -> Result<(), StageFailure> {
     let log = operation.blocking(DEADLINE, move |steps: &Steps| steps.step("open", || open(&path))).await?;
+    pass_on(operation, service, container, log).await
+}
+
+/// Lets the monitor write the container's output to `log`.
+pub(super) async fn pass_on(
+    operation: &Operation,
+    service: &ServiceState,
+    container: &Container,
+    log: OwnedFd,
+) -> Result<(), StageFailure> {
     let reopen = |_| async {
         let pod = service.pod_of(container).ok_or(Cause::PodGone)?;
         Ok(pod.link()?.reopen_log(container.id(), log).await?)

@@ -8,9 +8,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags, openat2, renameat_with, statx,
+};
+use rustix::io::Errno;
 
 use super::log_reopen;
 use crate::cause::{Cause, Operation, StageFailure, Steps};
@@ -22,7 +26,7 @@ const OPERATION: &str = "rotate_log";
 const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Renames the container's log and the older ones, keeps `files` of them with the present one, and lets the monitor
-/// write to a new file.
+/// write to a new file. `hold` is kept until no thread works on it any more.
 ///
 /// # Errors
 /// A stage failed. The container may go on writing to the renamed file, until its log is reopened.
@@ -30,9 +34,11 @@ pub async fn rotate(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
     files: u32,
+    hold: impl Send + 'static,
 ) -> Result<(), RuntimeError> {
     let Some(path) = container.metadata.log_path.clone() else { return Ok(()) };
-    let operation = service.operation(OPERATION, container.id());
+    let mut operation = service.operation(OPERATION, container.id());
+    operation.hold(hold);
     let result = stages(&operation, service, container, path, files).await;
     Ok(operation.finish(result).await?)
 }
@@ -44,17 +50,29 @@ async fn stages(
     path: PathBuf,
     files: u32,
 ) -> Result<(), StageFailure> {
-    let log = path.clone();
-    let rename = move |steps: &Steps| {
-        let back = log.clone();
-        steps.undo("rename", move || take_back(&back).map_err(Cause::file(&back)));
-        steps.step("rename", || shift(&log, files))
+    let work = move |steps: &Steps| {
+        let (log, renamed) = (path.clone(), Arc::new(AtomicBool::new(false)));
+        let is_renamed = Arc::clone(&renamed);
+        steps.undo("rename", move || {
+            if is_renamed.load(Ordering::Acquire) {
+                take_back(&log).map_err(Cause::file(&log))
+            } else {
+                Ok(())
+            }
+        });
+        steps.step("rename", || {
+            shift(&path, files)?;
+            renamed.store(true, Ordering::Release);
+            Ok(())
+        })?;
+        // The folder may have been removed, with the container: it is not made again.
+        steps.step("open", || log_reopen::open_in_folder(&path))
     };
-    operation.blocking(DEADLINE, rename).await?;
-    log_reopen::reopen_stages(operation, service, container, path).await
+    let log = operation.blocking(DEADLINE, work).await?;
+    log_reopen::pass_on(operation, service, container, log).await
 }
 
-/// Renames `0.log` to `0.log.1`, after `0.log.1` to `0.log.2` and so on; the oldest is replaced.
+/// Renames `0.log` to `0.log.1`, after `0.log.1` to `0.log.2` and so on, and deletes those that are too many.
 fn shift(log: &Path, files: u32) -> Result<(), Cause> {
     for number in (1..files.saturating_sub(1)).rev() {
         let older = numbered(log, number);
@@ -63,18 +81,23 @@ fn shift(log: &Path, files: u32) -> Result<(), Cause> {
             _ => {}
         }
     }
-    fs::rename(log, numbered(log, 1)).map_err(Cause::file(log))
+    fs::rename(log, numbered(log, 1)).map_err(Cause::file(log))?;
+    // The number may have been higher before.
+    (files.max(2)..).map_while(|number| fs::remove_file(numbered(log, number)).ok()).for_each(drop);
+    Ok(())
 }
 
 /// Without a new file the container still writes to the renamed one, and readers find it by its name.
 fn take_back(log: &Path) -> io::Result<()> {
-    if log.try_exists()? {
-        return Ok(());
+    match renameat_with(CWD, numbered(log, 1), CWD, log, RenameFlags::NOREPLACE) {
+        Ok(()) | Err(Errno::NOENT | Errno::EXIST) => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    match fs::rename(numbered(log, 1), log) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        renamed => renamed,
-    }
+}
+
+/// Whether the monitor may still write to `0.log.1`: a server died, or failed, between the rename and the new file.
+pub(crate) fn is_half_rotated(log: &Path) -> bool {
+    fs::metadata(log).map_or(0, |log| log.len()) == 0 && numbered(log, 1).exists()
 }
 
 /// `0.log.1`.
@@ -84,7 +107,8 @@ fn numbered(log: &Path, number: u32) -> PathBuf {
     name.into()
 }
 
-/// The size of a log, as far as the kernel knows without reading from a disk or asking a file server.
+/// The size of a log, as far as the kernel knows without reading from a disk or asking a file server. None where it
+/// would have to; also for a link in the path that it has not walked for a day.
 pub(crate) fn size_in_cache(log: &Path) -> Option<u64> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat2(CWD, log, flags, Mode::empty(), ResolveFlags::CACHED).ok()?;
@@ -122,6 +146,12 @@ mod tests {
         fs::write(folder.path().join("0.log.1"), "old").unwrap();
         take_back(&log).unwrap();
         assert_eq!(names(), "0.log=4 0.log.1=old 0.log.2=3", "the container has its log");
+        assert!(!is_half_rotated(&log));
+        shift(&log, 2).unwrap();
+        assert_eq!(names(), "0.log.1=4", "fewer are kept");
+        assert!(is_half_rotated(&log));
+        fs::write(&log, "").unwrap();
+        assert!(is_half_rotated(&log));
     }
 
     #[test]

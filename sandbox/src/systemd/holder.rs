@@ -67,13 +67,12 @@ impl ScopeHolder {
     /// It ended before: systemd may have found the scope empty just before the monitor was in it, and given it
     /// up. Or it does not end.
     pub(crate) fn end(self) -> io::Result<()> {
-        if self.has_ended() {
+        let Some(pidfd) = self.pidfd.as_ref().filter(|_| !self.has_ended()) else {
             return Err(io::Error::other(format!(
-                "process {}, which held the pod's scope, was killed by another program",
+                "process {}, which held the pod's scope, has ended before its time: another program may have killed it",
                 self.pid
             )));
-        }
-        let Some(pidfd) = &self.pidfd else { return Ok(()) };
+        };
         kill(pidfd)?;
         if is_ended(pidfd, DEATH)? {
             return Ok(());

@@ -14,7 +14,7 @@ use super::super::client::refused;
 use super::super::names::{Names, container_name};
 use super::super::{Client, json};
 use super::cpu_time;
-use crate::table::{Table, size};
+use crate::table::{Table, size, without_control};
 
 /// Order of the processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -39,6 +39,8 @@ struct Running {
     pod: String,
     name: String,
     processes: Vec<Process>,
+    /// Why they are not known.
+    error: Option<String>,
 }
 
 impl Snapshot {
@@ -48,16 +50,18 @@ impl Snapshot {
         let mut containers = Vec::new();
         for container in names.containers.iter().filter(|c| c.state() == ContainerState::ContainerRunning) {
             let request = ListProcessesRequest { container_id: container.id.clone() };
-            let processes = match client.containers.processes(request).await {
-                Ok(reply) => reply.into_inner().processes,
+            let (processes, error) = match client.containers.processes(request).await {
+                Ok(reply) => (reply.into_inner().processes, None),
                 // It has ended since the list.
                 Err(status) if matches!(status.code(), Code::NotFound | Code::FailedPrecondition) => continue,
-                Err(status) => return Err(refused(status)),
+                // The others are shown all the same.
+                Err(status) => (Vec::new(), Some(refused(status).to_string())),
             };
             containers.push(Running {
                 pod: names.pod_name(&container.pod_sandbox_id).to_owned(),
                 name: container_name(container).to_owned(),
                 processes,
+                error,
             });
         }
         Ok(Self { taken_at, containers })
@@ -66,7 +70,7 @@ impl Snapshot {
 
 /// The processes of a snapshot, with what they used since an earlier one.
 pub(super) struct View<'a> {
-    containers: usize,
+    containers: &'a [Running],
     rows: Vec<Row<'a>>,
 }
 
@@ -94,7 +98,7 @@ impl<'a> View<'a> {
             .flat_map(|c| c.processes.iter().map(move |process| row(c, process)))
             .collect();
         rows.sort_by_key(|row| Reverse(row.weight(sort)));
-        Self { containers: after.containers.len(), rows }
+        Self { containers: &after.containers, rows }
     }
 
     /// The view as one JSON document.
@@ -119,6 +123,12 @@ impl<'a> View<'a> {
         let mut text = Vec::new();
         table.write(&mut text)?;
         let mut text = format!("{}\n{}", self.sums(), String::from_utf8_lossy(&text));
+        for container in self.containers {
+            if let Some(error) = &container.error {
+                let Running { pod, name, .. } = container;
+                text.push_str(&format!("{}\n", without_control(&format!("{pod}/{name}: {error}"))));
+            }
+        }
         if let Some(rest) = self.rows.len().checked_sub(shown).filter(|rest| *rest > 0) {
             text.push_str(&format!("{rest} more\n"));
         }
@@ -128,7 +138,7 @@ impl<'a> View<'a> {
     fn sums(&self) -> String {
         let cpu: f64 = self.rows.iter().filter_map(|row| row.cpu_percent).sum();
         let memory: u64 = self.rows.iter().map(|row| row.process.resident_bytes).sum();
-        let (containers, processes) = (self.containers, self.rows.len());
+        let (containers, processes) = (self.containers.len(), self.rows.len());
         format!("{containers} containers, {processes} processes, CPU {cpu:.1}%, memory {}", size(memory))
     }
 }
@@ -183,7 +193,10 @@ mod tests {
             ..Process::default()
         };
         let processes = processes.iter().map(process).collect();
-        Snapshot { taken_at, containers: vec![Running { pod: "web".into(), name: "main".into(), processes }] }
+        Snapshot {
+            taken_at,
+            containers: vec![Running { pod: "web".into(), name: "main".into(), processes, error: None }],
+        }
     }
 
     #[test]

@@ -87,6 +87,19 @@ fn state(pid: i32) -> Option<char> {
 }
 
 #[tokio::test]
+async fn a_holder_that_was_killed_may_have_lost_its_scope() {
+    sleeping().end().unwrap();
+    let killed = sleeping();
+    let pid = rustix::process::Pid::from_raw(killed.pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    while !killed.has_ended() {
+        tokio::task::yield_now().await;
+    }
+    let error = killed.end().unwrap_err().to_string();
+    assert!(error.contains("ended before its time"), "{error}");
+}
+
+#[tokio::test]
 async fn a_scope_is_there_when_its_job_is_done() {
     crisp_skip::needs!();
     for (answers, is_bus) in
