@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 top=$PWD
 
 bash e2e/install.sh apparmor ca-certificates gcc libc6-dev busybox-static containernetworking-plugins curl docker-registry \
-  e2fsprogs etcd-server iproute2 iptables nftables openssl prometheus protobuf-compiler tar util-linux
+  e2fsprogs etcd-server iproute2 iptables libseccomp-dev nftables openssl pkg-config prometheus protobuf-compiler tar util-linux
 
 # What a run of the tests must leave as it was.
 machine() {
@@ -21,11 +21,11 @@ before=$(machine | sort)
 cargo build --release
 # With fault points, which a release build has not. With the tests: so all of it is built once.
 cargo build --workspace --all-targets
-# What some tests need of Kubernetes: minutes, at first. Without Go they fail below: no Debian has it in the version
+# What some tests need of Kubernetes and containerd: minutes, at first. Without Go they fail below: no Debian has it in the version
 # that Kubernetes needs, so it is not installed here.
 if PATH=$PATH:/usr/local/go/bin command -v go > /dev/null; then
   # Tests that need them say what is wrong when this fails.
-  target/debug/kubernetes kubelet kubectl kube-apiserver || true
+  target/debug/kubernetes kubelet kubectl kube-apiserver containerd containerd-shim-runc-v2 ctr runc || true
 fi
 # A test that lacks a program or package from here on fails instead of being skipped.
 export CRISP_TESTS_COMPLETE=1

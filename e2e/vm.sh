@@ -76,7 +76,7 @@ cp target/debug/crisp target/debug/crisp-pod "$tree/target/debug/"
 if [ -e target/release/crisp ]; then cp target/release/crisp "$tree/target/release/"; fi
 case "${suites[*]}" in *kubelet*)
   # Where there is Go; else the test that needs it fails.
-  folder=$(target/debug/kubernetes kubelet) && cp --parents target/kubernetes/${folder##*/}/kubelet "$tree" || true ;;
+  kubelet=$(target/debug/kubernetes kubelet) && cp --parents "target/${kubelet##*/target/}" "$tree" || true ;;
 esac
 {
   [ -e target/release/crisp ] || echo "export CRISP_BIN=$top/target/debug/crisp"

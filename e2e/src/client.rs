@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use hyper_util::rt::TokioIo;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
+use k8s_cri::v1::{ListPodSandboxRequest, RemovePodSandboxRequest, StopPodSandboxRequest};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -36,5 +37,21 @@ impl Client {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20),
             images: ImageServiceClient::new(channel).max_decoding_message_size(64 << 20),
         })
+    }
+
+    /// Stops and removes all pods, and returns their ids.
+    ///
+    /// # Errors
+    /// The runtime's error.
+    pub async fn remove_pods(&mut self) -> Result<Vec<String>> {
+        let list = self.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?;
+        let ids: Vec<String> = list.into_inner().items.into_iter().map(|pod| pod.id).collect();
+        for id in &ids {
+            let pod_sandbox_id = id.clone();
+            self.runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id }).await?;
+            let pod_sandbox_id = id.clone();
+            self.runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id }).await?;
+        }
+        Ok(ids)
     }
 }

@@ -42,6 +42,15 @@ pub fn clean(machine: &Machine) {
     }
 }
 
+/// Unmounts everything below a folder, the last one first: it may be in another.
+pub(crate) fn unmount_below(folder: &Path) {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = table.lines().rev().filter_map(|line| line.split(' ').nth(4));
+    for mount in mounts.filter(|mount| Path::new(mount).starts_with(folder)) {
+        let _ = Command::new("umount").arg(mount).status();
+    }
+}
+
 /// Removes the cgroups that have these ids in their names.
 pub(crate) fn remove_cgroups(ids: &[String]) {
     // A killed process keeps its cgroup for a moment.

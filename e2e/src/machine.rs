@@ -5,7 +5,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use k8s_cri::v1::{RemovePodSandboxRequest, StopPodSandboxRequest};
 use tempfile::TempDir;
 
 use crate::{Client, Registry, Result, leak};
@@ -338,14 +337,8 @@ impl Machine {
         let mut client = self.client().await?;
         let containers =
             client.runtime.list_containers(k8s_cri::v1::ListContainersRequest::default()).await?;
-        let pods = client.runtime.list_pod_sandbox(k8s_cri::v1::ListPodSandboxRequest::default()).await?;
         let mut ids: Vec<String> = containers.into_inner().containers.into_iter().map(|c| c.id).collect();
-        for pod in pods.into_inner().items {
-            let id = pod.id;
-            ids.push(id.clone());
-            client.runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: id.clone() }).await?;
-            client.runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id }).await?;
-        }
+        ids.extend(client.remove_pods().await?);
         self.stop_server()?;
         let found = leak::find(&self, &ids);
         if found.is_empty() {

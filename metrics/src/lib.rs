@@ -18,6 +18,8 @@
 //! Clients that ask for it get the first page as OpenMetrics; the durations of RPCs have the ids of traces as
 //! exemplars there.
 //!
+//! The table at the end compares the metrics of pods with those of a kubelet.
+//!
 //! A collector computes its values in `collect`, which is called during a scrape and at no other time.
 //!
 //! ```
@@ -27,6 +29,7 @@
 //! assert!(metrics.text().contains(r#"crisp_stage_duration_seconds_count{operation="run_pod",outcome="ok",stage="network"} 1"#));
 //! ```
 
+#![doc = include_str!("../CADVISOR.md")]
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod accept;

@@ -10,7 +10,7 @@ enum Bound {
 }
 
 /// Names of rows, as the series set them, with the bounds of their medians.
-const BARS: [(&str, Bound); 12] = [
+const BARS: [(&str, Bound); 13] = [
     ("up, pod network, apart", Bound::AtMost(9.0)),
     ("up, host network, apart", Bound::AtMost(6.0)),
     ("down, pod network, apart", Bound::AtMost(7.0)),
@@ -21,6 +21,7 @@ const BARS: [(&str, Bound); 12] = [
     ("streaming exec, request to first output, apart", Bound::AtMost(5.0)),
     ("exec stdout, of plain TCP", Bound::AtLeast(50.0)),
     ("port-forward, of plain TCP", Bound::AtLeast(50.0)),
+    ("CPU of the server per scrape and 100 containers", Bound::AtMost(2.0)),
     ("PSS of the server, per streaming session", Bound::AtMost(200.0)),
     ("PSS of the server, after the whole run", Bound::AtMost(20_000.0)),
 ];

@@ -27,6 +27,8 @@ pub struct Target {
     /// The name in the table.
     pub name: String,
     pub socket: PathBuf,
+    /// `HOST:PORT` of its page of the pods' metrics, at `/metrics/cadvisor`.
+    pub metrics: Option<String>,
 }
 
 /// The number of repetitions.

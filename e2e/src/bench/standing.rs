@@ -7,10 +7,10 @@ use k8s_cri::v1::{ListContainerStatsRequest, ListContainersRequest, ListPodSandb
 
 use super::series::{IDLE, Series, Stopwatch, Up};
 use super::table::Row;
-use super::{Effort, Target, disk, memory};
-use crate::{Client, Result};
+use super::{Effort, Target, cpu, disk, memory};
+use crate::{Client, Result, http};
 
-/// Measures ExecSync, lists, stats, memory, and the inodes on the file systems of `folders`.
+/// Measures ExecSync, lists, stats, scrapes, memory, and the inodes on the file systems of `folders`.
 ///
 /// # Errors
 /// A runtime's error.
@@ -27,6 +27,7 @@ pub async fn standing(
     let per_pod = (memory::total(&memory::PER_POD) - memory_before) / effort.standing as f64;
     rows.push(Row::new(name, "PSS per pod, runtime's own processes", "kB", vec![per_pod]));
     rows.extend(measure_requests(&mut client, target, &pods, effort, series.pause).await?);
+    rows.extend(scrapes(target, pods.len())?);
     let server = memory::of_server(&target.socket);
     rows.push(Row::new(name, "PSS of the server, pods standing", "kB", vec![server]));
     for up in pods {
@@ -110,4 +111,29 @@ async fn measure_requests(
         );
     }
     Ok(rows)
+}
+
+/// Enough for a mean of CPU time, which the kernel counts in units of ten milliseconds.
+const SCRAPES: usize = 100;
+
+/// The CPU time of the server for a scrape of the page of pods, each with one container.
+fn scrapes(target: &Target, containers: usize) -> Result<Option<Row>> {
+    let Some(host) = &target.metrics else { return Ok(None) };
+    let server = memory::server_of(&target.socket).ok_or("no server behind the socket")?;
+    let scrape = || -> Result<()> {
+        let page = http::send(host, "GET", "/metrics/cadvisor", &[], &[])?;
+        let page = String::from_utf8_lossy(&page.body).into_owned();
+        let found = page.lines().filter(|line| line.starts_with("container_processes{")).count();
+        if found == containers { Ok(()) } else { Err(format!("the page has {found} containers").into()) }
+    };
+    // The first one counts the writable layers, which are then fresh for some seconds.
+    scrape()?;
+    let before = cpu::of_tree(server)?;
+    for _ in 0..SCRAPES {
+        scrape()?;
+    }
+    let each = (cpu::of_tree(server)? - before) / SCRAPES as f64;
+    let per_hundred = each * 100.0 / containers as f64;
+    let what = "CPU of the server per scrape and 100 containers";
+    Ok(Some(Row::new(&target.name, what, "ms", vec![per_hundred])))
 }

@@ -23,7 +23,7 @@ use crisp_e2e::bench::standing::standing;
 use crisp_e2e::bench::streams::streams;
 use crisp_e2e::bench::table::{Row, render};
 use crisp_e2e::bench::{Effort, Target, bars, memory, pulls, vanish};
-use crisp_e2e::{Client, Image, Machine, Registry, Result, Setup};
+use crisp_e2e::{Client, Image, Machine, Registry, Result, Setup, free_port};
 use k8s_cri::v1::NamespaceMode;
 
 const REST: Duration = Duration::from_secs(35);
@@ -86,7 +86,7 @@ fn options() -> Result<Options> {
                 let (name, socket) = other.split_once('=').ok_or_else(|| {
                     format!("{other:?} is not --check, --quick, --only PART, --vanish N, --here, --pause MS, crisp or NAME=SOCKET")
                 })?;
-                options.others.push(Target { name: name.into(), socket: socket.into() });
+                options.others.push(Target { name: name.into(), socket: socket.into(), metrics: None });
             }
         }
     }
@@ -102,7 +102,9 @@ fn options() -> Result<Options> {
 async fn main() -> Result<()> {
     let options = options()?;
     let disk = if options.crisp && !options.here { Some(Disk::make()?) } else { None };
-    let mut setup = Setup { no_registry: true, ..Setup::default() };
+    let metrics = format!("127.0.0.1:{}", free_port()?);
+    let args = vec!["--metrics-listen".into(), metrics.clone()];
+    let mut setup = Setup { no_registry: true, args, ..Setup::default() };
     if let Some(disk) = &disk {
         (setup.place, setup.state) = (Some(disk.disk()), Some(disk.run().join("state")));
     }
@@ -111,7 +113,8 @@ async fn main() -> Result<()> {
     if let Some(machine) = &machine {
         println!("crisp's root: {}", disk::describe(&machine.root())?);
         println!("crisp's state: {}", disk::describe(&machine.state())?);
-        targets.insert(0, Target { name: CRISP.into(), socket: machine.socket() });
+        let target = Target { name: CRISP.into(), socket: machine.socket(), metrics: Some(metrics) };
+        targets.insert(0, target);
     }
     let files = tempfile::Builder::new().prefix("crisp-bench-").tempdir()?;
     // Without a disk of our own, inodes of other programs would be counted.

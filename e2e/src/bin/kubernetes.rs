@@ -1,17 +1,21 @@
-//! `kubernetes PROGRAM...`: builds programs of Kubernetes for the tests, unless they exist, and prints their
-//! folder.
+//! `kubernetes PROGRAM...`: builds programs of Kubernetes, containerd and runc for the tests, unless they
+//! exist, and prints their paths.
 
-use crisp_e2e::kubernetes::{self, Program};
+use crisp_e2e::programs::{self, Program};
 
 fn main() -> crisp_e2e::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let programs: Vec<Program> = wanted
         .iter()
         .map(|name| {
-            let known = kubernetes::ALL.into_iter().find(|program| program == name);
-            known.ok_or_else(|| format!("{name:?} is none of {:?}", kubernetes::ALL))
+            let known = programs::ALL.into_iter().find(|program| program.name == name);
+            let names = programs::ALL.map(|program| program.name);
+            known.ok_or_else(|| format!("{name:?} is none of {names:?}"))
         })
         .collect::<Result<_, _>>()?;
-    println!("{}", kubernetes::build(&programs)?.display());
+    programs::build(&programs)?;
+    for program in programs {
+        println!("{}", program.path().display());
+    }
     Ok(())
 }

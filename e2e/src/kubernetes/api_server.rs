@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::programs::{self, API_SERVER};
 use crate::Result;
+use crate::programs::API_SERVER;
 use crate::registry::free_port;
 
 const TOKEN: &str = "crisp-e2e";
@@ -30,7 +30,7 @@ impl ApiServer {
         let tokens = folder.join("tokens.csv");
         std::fs::write(&tokens, format!("{TOKEN},admin,1,system:masters\n"))?;
         let path = |path: &Path| path.display().to_string();
-        let server = spawn(&programs::binary(API_SERVER), &folder.join("api-server.log"), |command| {
+        let server = spawn(&API_SERVER.path(), &folder.join("api-server.log"), |command| {
             command
                 .arg(format!("--etcd-servers=http://127.0.0.1:{etcd_port}"))
                 .arg(format!("--secure-port={port}"))

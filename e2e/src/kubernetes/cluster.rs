@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::api_server::ApiServer;
 use super::kubectl::{Kubectl, Transport};
 use super::kubelet::Kubelet;
-use super::programs::{API_SERVER, KUBECTL, KUBELET, Program, build};
+use crate::programs::{API_SERVER, KUBECTL, KUBELET, Program, build};
 use crate::{Machine, Result};
 
 /// The node's name, from which the kubelet takes its address.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::programs::{self, KUBECTL};
 use crate::Result;
+use crate::programs::KUBECTL;
 
 /// A command that takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -33,13 +33,13 @@ impl Kubectl {
     /// The command, for a terminal.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {
-        self.with(Command::new(programs::binary(KUBECTL)), args)
+        self.with(Command::new(KUBECTL.path()), args)
     }
 
     /// The command, with a time limit of a minute.
     fn limited(&self, args: &[&str]) -> Command {
         let mut command = Command::new("timeout");
-        command.arg(LIMIT.as_secs().to_string()).arg(programs::binary(KUBECTL));
+        command.arg(LIMIT.as_secs().to_string()).arg(KUBECTL.path());
         self.with(command, args)
     }
 

@@ -1,4 +1,4 @@
-//! A real kubelet on a machine's socket: as a node of a cluster, or alone with static pods from a folder.
+//! A real kubelet on a runtime's socket: as a node of a cluster, or alone with static pods from a folder.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -7,17 +7,41 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::cgroup_root::{CgroupRoot, uses_systemd};
-use super::programs::{self, KUBELET};
+use crate::leak::unmount_below;
+use crate::programs::{self, KUBELET};
 use crate::registry::free_port;
 use crate::{Machine, Result};
 
 /// The name of a node that no API server knows.
 const ALONE: &str = "crisp-e2e";
 
+/// The runtime under a kubelet.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    /// The folder that gets the kubelet's own.
+    pub folder: PathBuf,
+    pub socket: PathBuf,
+    /// A name that no other runtime of this host has.
+    pub name: String,
+    /// More arguments for a kubelet on it.
+    pub args: Vec<String>,
+}
+
+impl From<&Machine> for Runtime {
+    fn from(machine: &Machine) -> Self {
+        Self {
+            folder: machine.folder().to_owned(),
+            socket: machine.socket(),
+            name: machine.bridge().to_owned(),
+            args: vec![],
+        }
+    }
+}
+
 /// A running kubelet.
 pub struct Kubelet {
     folder: PathBuf,
-    socket: PathBuf,
+    runtime: Runtime,
     port: u16,
     node: String,
     /// The kubeconfig for the API server. None when there is no API server.
@@ -35,15 +59,15 @@ impl Kubelet {
     /// # Errors
     /// When it ends or does not answer within a minute; with the end of its log.
     pub fn start(machine: &Machine) -> Result<Self> {
-        Self::start_as(machine, ALONE, None, &[])
+        Self::start_with(machine, &[])
     }
 
-    /// Like [`start`](Self::start), with feature gates that are disabled by default.
+    /// Like [`start`](Self::start) on any runtime, with feature gates that are disabled by default.
     ///
     /// # Errors
     /// As [`Kubelet::start`].
-    pub fn start_with(machine: &Machine, feature_gates: &'static [&'static str]) -> Result<Self> {
-        Self::start_as(machine, ALONE, None, feature_gates)
+    pub fn start_with(runtime: impl Into<Runtime>, feature_gates: &'static [&'static str]) -> Result<Self> {
+        Self::start_as(runtime.into(), ALONE, None, feature_gates)
     }
 
     /// Starts a kubelet as a node of a cluster. A node whose name is an address has that address.
@@ -51,27 +75,28 @@ impl Kubelet {
     /// # Errors
     /// As [`Kubelet::start`].
     pub fn join(machine: &Machine, node: &str, kubeconfig: &Path) -> Result<Self> {
-        Self::start_as(machine, node, Some(kubeconfig.to_owned()), &[])
+        Self::start_as(machine.into(), node, Some(kubeconfig.to_owned()), &[])
     }
 
     fn start_as(
-        machine: &Machine,
+        runtime: Runtime,
         node: &str,
         kubeconfig: Option<PathBuf>,
         feature_gates: &'static [&'static str],
     ) -> Result<Self> {
         programs::build(&[KUBELET])?;
-        let folder = machine.folder().join("kubelet");
+        let folder = runtime.folder.join("kubelet");
         std::fs::create_dir_all(folder.join("manifests"))?;
+        let cgroup_root = CgroupRoot::make(&format!("crisp-e2e-{}", runtime.name))?;
         let mut kubelet = Self {
             folder,
-            socket: machine.socket(),
+            runtime,
             port: free_port()?,
             node: node.to_owned(),
             kubeconfig,
             feature_gates,
             child: None,
-            cgroup_root: CgroupRoot::make(&format!("crisp-e2e-{}", machine.bridge()))?,
+            cgroup_root,
         };
         kubelet.write_config()?;
         kubelet.restart()?;
@@ -92,12 +117,13 @@ impl Kubelet {
         self.stop();
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("kubelet.log"))?;
-        let child = Command::new(programs::binary(KUBELET))
+        let child = Command::new(KUBELET.path())
             .arg("--config")
             .arg(self.folder.join("config.yaml"))
             .arg("--root-dir")
             .arg(self.folder.join("root"))
             .args(["--hostname-override", &self.node])
+            .args(&self.runtime.args)
             .args(self.kubeconfig.iter().flat_map(|path| [Path::new("--kubeconfig"), path]))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -220,7 +246,6 @@ authentication: {{anonymous: {{enabled: true}}, webhook: {{enabled: false}}}}
 authorization: {{mode: AlwaysAllow}}
 enableServer: true
 makeIPTablesUtilChains: false
-localStorageCapacityIsolation: false
 imageGCHighThresholdPercent: 100
 evictionHard: {{memory.available: 100Mi, nodefs.available: "1%", imagefs.available: "1%"}}
 featureGates: {{{gates}}}
@@ -232,7 +257,7 @@ containerRuntimeEndpoint: unix://{socket}
             gates =
                 self.feature_gates.iter().map(|gate| format!("{gate}: true")).collect::<Vec<_>>().join(", "),
             logs = self.folder.join("podlogs").display(),
-            socket = self.socket.display(),
+            socket = self.runtime.socket.display(),
         );
         Ok(std::fs::write(self.folder.join("config.yaml"), config)?)
     }
@@ -241,16 +266,7 @@ containerRuntimeEndpoint: unix://{socket}
 impl Drop for Kubelet {
     fn drop(&mut self) {
         self.stop();
+        // Its own volumes: tmpfs of emptyDir and tokens.
         unmount_below(&self.folder);
-    }
-}
-
-/// Unmounts the kubelet's own volumes (tmpfs of emptyDir and tokens), the last one first: it may be in
-/// another.
-fn unmount_below(folder: &Path) {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mounts = table.lines().rev().filter_map(|line| line.split(' ').nth(4));
-    for mount in mounts.filter(|mount| Path::new(mount).starts_with(folder)) {
-        let _ = Command::new("umount").arg(mount).status();
     }
 }

@@ -1,4 +1,4 @@
-//! Programs of Kubernetes, built from its public Go module, on a machine's socket.
+//! Programs of Kubernetes on a runtime's socket. [`programs`](crate::programs) builds them.
 //!
 //! ```text
 //!   static pods ─────────────────────────────> Kubelet ──> crisp serve
@@ -8,17 +8,13 @@
 //!
 //! - [`Kubelet`] alone runs the static pods of a folder.
 //! - [`Cluster`] is one node with an API server, and kubectl for it.
-//! - [`build`] makes the programs, once per target folder: it takes minutes when Go has not built them
-//!   before.
 
 mod api_server;
 mod cgroup_root;
 mod cluster;
 mod kubectl;
 mod kubelet;
-mod programs;
 
 pub use cluster::Cluster;
 pub use kubectl::{Kubectl, Transport};
-pub use kubelet::Kubelet;
-pub use programs::{ALL, KUBELET, Program, build, can_build};
+pub use kubelet::{Kubelet, Runtime};

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crisp_e2e::kubernetes::{self, Cluster, Kubectl, Transport};
+use crisp_e2e::kubernetes::{Cluster, Kubectl, Transport};
+use crisp_e2e::programs;
 use crisp_e2e::terminal::Terminal;
 use crisp_e2e::{Image, Machine, Result, needs, websocket};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -35,7 +36,7 @@ spec:
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_has_all_streams_over_both_transports() -> Result<()> {
     needs!("docker-registry", "busybox", "curl", "etcd", "openssl", "setsid", "timeout");
-    if !kubernetes::can_build(&Cluster::PROGRAMS) {
+    if !programs::can_build(&Cluster::PROGRAMS) {
         needs!("go");
     }
     let machine = Machine::start().await?;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crisp_e2e::kubernetes::{self, KUBELET, Kubelet};
+use crisp_e2e::kubernetes::Kubelet;
+use crisp_e2e::programs::{self, KUBELET};
 use crisp_e2e::{Image, Machine, Result, needs};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -45,7 +46,7 @@ fn crashing(image: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_runs_static_pods() -> Result<()> {
     needs!("docker-registry", "busybox", "curl");
-    if !kubernetes::can_build(&[KUBELET]) {
+    if !programs::can_build(&[KUBELET]) {
         needs!("go");
     }
     let mut machine = Machine::start().await?;
@@ -68,7 +69,7 @@ async fn a_kubelet_runs_static_pods() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_takes_the_metrics_of_pods_from_the_runtime() -> Result<()> {
     needs!("docker-registry", "busybox", "curl");
-    if !kubernetes::can_build(&[KUBELET]) {
+    if !programs::can_build(&[KUBELET]) {
         needs!("go");
     }
     let machine = Machine::start().await?;
@@ -101,15 +102,8 @@ fn serves_logs_and_exec(kubelet: &Kubelet) -> Result<()> {
     assert_eq!(kubelet.get("/containerLogs/default/web-crisp-e2e/prepare")?, "init was here\n");
     let page = kubelet.post("/run/default/web-crisp-e2e/server?cmd=cat%20/www/index.html")?;
     assert_eq!(page, "prepared\n");
-    kubelet.until("the summary has the pod's memory", MINUTE, |k| match k.get("/stats/summary") {
-        // On some machines the kubelet fails to read the host's disks, with any runtime.
-        Err(error) if error.to_string().contains("cannot find filesystem info for device") => {
-            println!("/stats/summary: {error}");
-            crisp_skip::report_unsupported(crisp_skip::Lacks::Device("disk that the kubelet can measure"));
-            true
-        }
-        Err(_) => false,
-        Ok(summary) => has_memory_of_the_server(&summary),
+    kubelet.until("the summary has the pod's memory", MINUTE, |k| {
+        k.get("/stats/summary").is_ok_and(|summary| has_memory_of_the_server(&summary))
     })
 }
 
@@ -212,7 +206,7 @@ spec:
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_runs_a_pod_with_its_own_users() -> Result<()> {
     needs!("docker-registry", "busybox", "curl");
-    if !kubernetes::can_build(&[KUBELET]) {
+    if !programs::can_build(&[KUBELET]) {
         needs!("go");
     }
     // The kubelet's own volumes are on tmpfs, which supports mapped ids since Linux 6.3.

@@ -1,6 +1,7 @@
 //! Tests Crisp as its users see it. Needs root, docker-registry, busybox-static and the release build.
 
 mod budgets;
+mod cadvisor;
 mod check;
 mod cli;
 mod cli_containers;

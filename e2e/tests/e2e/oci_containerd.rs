@@ -3,18 +3,18 @@
 use std::time::{Duration, Instant};
 
 use crisp_e2e::bundle::Bundle;
-use crisp_e2e::containerd::{self, Containerd};
-use crisp_e2e::{Result, needs};
+use crisp_e2e::containerd::Containerd;
+use crisp_e2e::{Result, needs, programs};
 
 #[test]
 fn containerd_runs_a_container() -> Result<()> {
     needs!("busybox");
-    let Some(programs) = containerd::programs() else {
-        crisp_skip::unsupported!(Toolchain("containerd, see e2e/src/containerd.rs"));
-    };
+    if !programs::can_build(&Containerd::PROGRAMS) {
+        needs!("go");
+    }
     let bundle = Bundle::new(&["true"])?;
     let rootfs = bundle.path().join("rootfs");
-    let containerd = Containerd::start(programs)?;
+    let containerd = Containerd::start()?;
 
     let once = containerd.run(
         &["--rm"],

@@ -10,16 +10,11 @@
 //! A [`Family`] is one metric, in the file of its subject matter. Readings are taken only when a client
 //! requests them. A [`Subject`] is a container, a pod's cgroup, or a pod's network.
 //!
-//! Missing from the metrics of cAdvisor 0.56 in kubelet: load averages and `container_tasks_state`, which are
-//! always 0 there, and `container_health_state`, always -1; `container_fs_*` of sectors, merges and times,
-//! which cgroups do not count; `container_spec_memory_reservation_limit_bytes`; CPU limits of pods; rows of
-//! cgroups that do not belong to a pod, and of the host's interfaces for each pod on the host's network.
-//!
-//! Differences: `id` has no `cri-containerd-`; `container_memory_kernel_usage` and `container_memory_failcnt`
-//! are also counted on cgroup v2; page faults of both scopes are those of the cgroup and below; a container's
-//! OOM events are killed processes, and a pod has none; pressure is also available on cgroup v1 beside a v2
-//! tree; `container_start_time_seconds` is that of the process, not of its cgroup; disk usage of containers
-//! is included.
+//! `metrics/CADVISOR.md` compares them with those of a kubelet with containerd, and has the reasons of all
+//! differences there. Some do not show there: rows of cgroups that do not belong to a pod, and of the host's
+//! interfaces for each pod on the host's network, are missing; `id` has no `cri-containerd-`, which the cgroup
+//! driver systemd adds; `container_start_time_seconds` is that of the process, not of its cgroup; and on
+//! cgroup v2 `container_memory_kernel_usage` and `container_memory_failcnt` are counted too.
 
 mod cpu;
 mod family;

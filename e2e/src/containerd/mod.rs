@@ -1,55 +1,65 @@
-//! A containerd with `crisp oci` as its runtime binary, on folders of its own.
+//! A containerd on folders of its own, for comparison and as a caller of `crisp oci`.
 //!
-//! It is not built here: `CRISP_CONTAINERD` names the folder with containerd, containerd-shim-runc-v2 and
-//! ctr, or they are in target/containerd. They can be built from their public module:
-//! `GOBIN=$PWD/target/containerd go install -tags "no_btrfs no_zfs no_devmapper"
-//! github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr}@v2.4.2`.
+//! [`Containerd`] alone runs single containers with `ctr`; [`Cri`] runs pods with runc.
+
+mod cri;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+pub use self::cri::Cri;
 use crate::machine::crisp;
+use crate::programs::{self, CONTAINERD, CTR, Program, SHIM};
 use crate::{Result, limited};
 
-const PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
 /// A command that takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// The folder of the programs. None when they are not built.
-#[must_use]
-pub fn programs() -> Option<PathBuf> {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/containerd");
-    let folder = std::env::var_os("CRISP_CONTAINERD").map_or(built, PathBuf::from);
-    PROGRAMS.iter().all(|program| folder.join(program).is_file()).then_some(folder)
-}
+/// The configuration for `ctr` alone.
+const WITHOUT_CRI: &str = "disabled_plugins = [\"io.containerd.cri.v1.runtime\", \
+     \"io.containerd.cri.v1.images\", \"io.containerd.grpc.v1.cri\"]\n";
 
 /// A running containerd. Dropping it ends containerd.
 pub struct Containerd {
     folder: tempfile::TempDir,
-    programs: PathBuf,
     child: Child,
+    /// The namespace of its containers.
+    namespace: &'static str,
 }
 
 impl Containerd {
+    pub const PROGRAMS: [Program; 3] = [CONTAINERD, SHIM, CTR];
+
+    /// Starts it without the CRI, and builds the programs before.
+    ///
     /// # Errors
     /// When it does not answer.
-    pub fn start(programs: PathBuf) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("crisp-containerd").tempdir()?;
+    pub fn start() -> Result<Self> {
+        programs::build(&Self::PROGRAMS)?;
+        let folder = Self::new_folder()?;
+        std::os::unix::fs::symlink(crisp(), folder.path().join("crisp-oci"))?;
+        Self::start_in(folder, WITHOUT_CRI, "default")
+    }
+
+    fn new_folder() -> Result<tempfile::TempDir> {
+        Ok(tempfile::Builder::new().prefix("crisp-containerd").tempdir()?)
+    }
+
+    /// `config`: what the file has in addition to the folders.
+    fn start_in(folder: tempfile::TempDir, config: &str, namespace: &'static str) -> Result<Self> {
         let at = |name: &str| folder.path().join(name);
         let config = format!(
-            "version = 3\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.cri.v1.runtime\", \
-             \"io.containerd.cri.v1.images\", \"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n",
+            "version = 3\nroot = {:?}\nstate = {:?}\n{config}[grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n",
             at("root"),
             at("state"),
             at("sock"),
             at("sock.ttrpc")
         );
         std::fs::write(at("config.toml"), config)?;
-        std::os::unix::fs::symlink(crisp(), at("crisp-oci"))?;
+        let programs = CONTAINERD.path().parent().map(Path::to_owned).unwrap_or_default();
         let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
         let log = std::fs::File::create(at("log"))?;
-        let child = Command::new(programs.join("containerd"))
+        let child = Command::new(CONTAINERD.path())
             .arg("--config")
             .arg(at("config.toml"))
             .env("PATH", path)
@@ -57,7 +67,7 @@ impl Containerd {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let this = Self { folder, programs, child };
+        let this = Self { folder, child, namespace };
         let deadline = Instant::now() + LIMIT;
         while !this.ctr(&["version"])?.status.success() {
             if Instant::now() > deadline {
@@ -74,6 +84,12 @@ impl Containerd {
         self.folder.path()
     }
 
+    /// Its socket, which serves the CRI too where it is on.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.folder().join("sock")
+    }
+
     /// The whole log.
     #[must_use]
     pub fn log(&self) -> String {
@@ -85,8 +101,8 @@ impl Containerd {
     /// # Errors
     /// When it cannot be run, or hangs.
     pub fn ctr(&self, args: &[&str]) -> Result<Output> {
-        let mut command = Command::new(self.programs.join("ctr"));
-        command.arg("--address").arg(self.folder().join("sock")).args(args);
+        let mut command = Command::new(CTR.path());
+        command.arg("--address").arg(self.socket()).args(["--namespace", self.namespace]).args(args);
         limited::run(&mut command, LIMIT)
     }
 
@@ -119,15 +135,19 @@ impl Containerd {
             ["run", "--runtime", "io.containerd.runc.v2", "--runc-binary", &binary, "--cgroup", &cgroup];
         self.ctr(&[&runtime[..], options, &["--rootfs", &rootfs, id], command].concat())
     }
-}
 
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        // A failed test leaves its tasks, whose shims outlive containerd.
+    /// Ends the tasks that a failed test has left: their shims outlive containerd.
+    fn remove_tasks(&self) {
         let tasks = self.good(&["task", "ls", "-q"]).unwrap_or_default();
         for id in tasks.lines() {
             let _ = self.ctr(&["task", "rm", "--force", id]);
         }
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        self.remove_tasks();
         let _ = rustix::process::kill_process(
             rustix::process::Pid::from_child(&self.child),
             rustix::process::Signal::TERM,
