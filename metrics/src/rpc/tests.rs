@@ -8,6 +8,8 @@ use http_body_util::{BodyExt as _, Empty};
 use tower::{ServiceExt as _, service_fn};
 
 use super::*;
+use crate::Metrics;
+use crate::trace::{TraceConfig, current, in_current};
 
 const KNOWN: &[&str] =
     &["/runtime.v1.RuntimeService/Version", "/runtime.v1.RuntimeService/GetContainerEvents"];
@@ -102,4 +104,40 @@ async fn streams_are_measured_apart() {
     let labels = ["RuntimeService", "GetContainerEvents", "OK"];
     assert_eq!(count(&layer, labels), 0);
     assert_eq!(layer.metrics.stream_duration.with_label_values(&labels).get_sample_count(), 1);
+}
+
+#[tokio::test]
+async fn a_sampled_request_and_its_tasks_are_in_the_trace_of_the_client() {
+    let metrics = Metrics::new("1").unwrap();
+    let config = TraceConfig { endpoint: "127.0.0.1:1".to_owned(), rate_per_million: 0, version: "1" };
+    let tracing = metrics.start_tracing(config).unwrap();
+    let layer = metrics.rpc_layer(KNOWN, &KNOWN[1..]);
+    let is_traced = async |path: &str, parent: &str| {
+        let (sender, mut traced) = tokio::sync::mpsc::unbounded_channel();
+        let service = layer.layer(service_fn(move |_| {
+            let sender = sender.clone();
+            async move {
+                let in_task = tokio::spawn(in_current(async { current().is_some() })).await.unwrap();
+                sender.send((current().is_some(), in_task)).unwrap();
+                Ok::<_, Infallible>(http::Response::new(Frames([Frame::trailers(status("0"))].into())))
+            }
+        }));
+        let mut request = request(path);
+        request.headers_mut().insert("traceparent", parent.parse().unwrap());
+        service.oneshot(request).await.unwrap().into_body().collect().await.unwrap();
+        traced.recv().await.unwrap()
+    };
+    let (trace, span) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    for parent in [format!("00-{trace}-{span}-00"), format!("00-{trace}-{span}"), "nonsense".to_owned()] {
+        assert_eq!(is_traced(KNOWN[0], &parent).await, (false, false), "{parent}");
+    }
+    assert!(!metrics.openmetrics().contains(trace));
+    assert_eq!(is_traced(KNOWN[0], &format!("00-{trace}-{span}-01")).await, (true, true));
+    assert!(current().is_none(), "after the request");
+    let exemplar = format!(" # {{trace_id=\"{trace}\"}} ");
+    assert_eq!(metrics.openmetrics().matches(&exemplar).count(), 1);
+    // A stream is as long as its client wants.
+    assert_eq!(is_traced(KNOWN[1], &format!("00-{trace}-{span}-01")).await, (true, true));
+    assert_eq!(metrics.openmetrics().matches(&exemplar).count(), 1);
+    tracing.shut_down().await;
 }
