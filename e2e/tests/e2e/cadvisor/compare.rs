@@ -6,7 +6,7 @@ use crisp_e2e::exposition::Sample;
 
 use super::workload::CONTAINERS;
 
-/// Whose samples they are.
+/// The owner of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     /// The pod's cgroup.

@@ -20,7 +20,7 @@ pub const CONTAINERS: [&str; 2] = ["limited", "free"];
 pub const WRITTEN: u64 = 8 << 20;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What one runtime's pod has.
+/// The pod of one runtime.
 pub struct Measured {
     /// The samples of the kubelet's /metrics/cadvisor.
     pub kubelet: Vec<Sample>,
