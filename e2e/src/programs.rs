@@ -93,6 +93,12 @@ impl Module {
 }
 
 impl Program {
+    /// The version of its module, without the `v`.
+    #[must_use]
+    pub fn version(self) -> &'static str {
+        self.module.version().trim_start_matches('v')
+    }
+
     /// Its file, which exists after [`build`].
     #[must_use]
     pub fn path(self) -> PathBuf {

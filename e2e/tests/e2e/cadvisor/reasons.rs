@@ -24,7 +24,7 @@ impl Reason {
         };
         self.difference == difference
             && self.subjects.contains(&subject)
-            && self.families.iter().any(|name| is_named(name))
+            && self.families.iter().any(is_named)
     }
 }
 

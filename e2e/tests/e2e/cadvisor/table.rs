@@ -3,17 +3,21 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crisp_e2e::programs::{CONTAINERD, KUBELET};
+
 use super::compare::{Comparison, Pair, Series, Subject};
 use super::reasons::Reason;
 
 /// When it is 1, the test writes the file instead of comparing it.
 const WRITE: &str = "CRISP_CADVISOR_WRITE";
-const HEAD: &str = "# The series of containers, beside those of a kubelet with containerd
+fn head() -> String {
+    format!(
+        "# The series of containers, beside those of a kubelet with containerd
 
-Crisp's page `/metrics/cadvisor` and the page of that name of a kubelet 1.36.3 with containerd 2.4.2, on
-cgroup v1, for the same pod: its container `limited` has limits of CPU and memory, `free` has none. The test
-`cadvisor` of `e2e` makes this table; it compares names, types, labels and values. A kubelet with the feature
-gate PodAndContainerStatsFromCRI has the series of Crisp, with times in whole seconds.
+Crisp's page `/metrics/cadvisor` and the page of that name of a kubelet {} with containerd {}, on cgroup v1,
+for the same pod: its container `limited` has limits of CPU and memory, `free` has none. A test in
+`e2e/tests/e2e/cadvisor` makes this table; it compares names, types, labels and values. A kubelet with the
+feature gate PodAndContainerStatsFromCRI has the series of Crisp, with times in whole seconds.
 
 Columns: the cgroup of the pod; its sandbox, which is the pause container of containerd, and in Crisp the
 network of the pod; and the two containers. *both*: the same on both pages; *kubelet*, *Crisp*: on that page
@@ -21,12 +25,16 @@ alone; *differs*: on both, with another value. The numbers are those of the reas
 
 | series | type | pod | sandbox | `limited` | `free` | why |
 |---|---|---|---|---|---|---|
-";
+",
+        KUBELET.version(),
+        CONTAINERD.version()
+    )
+}
 
 /// Returns the table, and what is wrong with the comparison: differences without a reason, and reasons
 /// without a difference.
 pub fn table(comparison: &Comparison, reasons: &[&Reason]) -> (String, Vec<String>) {
-    let mut text = HEAD.to_owned();
+    let mut text = head();
     let mut problems = Vec::new();
     let mut is_needed = vec![false; reasons.len()];
     for (series, pairs) in comparison {
