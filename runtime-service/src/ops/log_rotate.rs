@@ -142,10 +142,10 @@ mod tests {
         }
         assert_eq!(names(), "0.log.1=4 0.log.2=3");
         take_back(&log).unwrap();
-        assert_eq!(names(), "0.log=4 0.log.2=3");
+        assert_eq!(names(), "0.log.2=3 0.log=4");
         fs::write(folder.path().join("0.log.1"), "old").unwrap();
         take_back(&log).unwrap();
-        assert_eq!(names(), "0.log=4 0.log.1=old 0.log.2=3", "the container has its log");
+        assert_eq!(names(), "0.log.1=old 0.log.2=3 0.log=4", "the container has its log");
         assert!(!is_half_rotated(&log));
         shift(&log, 2).unwrap();
         assert_eq!(names(), "0.log.1=4", "fewer are kept");
