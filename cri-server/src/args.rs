@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::config::{RawSettings, Settings};
+use crate::config::{RawSettings, Settings, present_file};
 use crate::server::reload::ConfigOrigin;
 use crate::{cli, oci, run, server};
 
@@ -122,7 +122,7 @@ impl Args {
         let settings = resolve(raw.clone(), self.config.as_deref())?;
         match self.command {
             Command::Serve(_) => {
-                server::serve::run(&settings, ConfigOrigin { flags: raw, config: self.config })
+                server::serve::run(&settings, ConfigOrigin { flags: raw, config: present_file(self.config) })
             }
             Command::Run(run) => run::command::run(*run, settings),
             Command::Up(up) => up.run(&settings),

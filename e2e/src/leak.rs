@@ -150,7 +150,14 @@ fn links(machine: &Machine) -> Vec<String> {
 fn tables(machine: &Machine) -> Vec<String> {
     let Ok(output) = Command::new("nft").args(["list", "tables"]).output() else { return vec![] };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().filter(|line| line.contains(machine.bridge())).map(ToOwned::to_owned).collect()
+    text.lines().filter(|line| is_table_of(machine.bridge(), line)).map(ToOwned::to_owned).collect()
+}
+
+/// Whether a line of `nft list tables` is about a table of this bridge, or of a `crisp run` beside it. The names of
+/// other machines' bridges may begin like its own.
+fn is_table_of(bridge: &str, line: &str) -> bool {
+    let name = line.split_whitespace().nth(2).and_then(|table| table.strip_prefix("crisp-"));
+    name.and_then(|name| name.strip_prefix(bridge)).is_some_and(|rest| rest.is_empty() || rest == "r")
 }
 
 /// The cgroups that have one of these ids in their path, outer ones first.
@@ -171,4 +178,22 @@ fn folders(machine: &Machine) -> Vec<String> {
         found.extend(entries.map(|entry| format!("folder {}", entry.path().display())));
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_other_machines_are_not_taken_for_its_own() {
+        for (line, is_own) in [
+            ("table ip crisp-ct7n1", true),
+            ("table ip6 crisp-ct7n1r", true),
+            ("table ip crisp-ct7n15", false),
+            ("table ip crisp-ct71n1", false),
+            ("table ip other", false),
+        ] {
+            assert_eq!(is_table_of("ct7n1", line), is_own, "{line}");
+        }
+    }
 }

@@ -1,43 +1,49 @@
-//! The connections of the pages: a number of them at once. Where there are more, the oldest of those that have not
-//! requested anything for a while gives way: clients that connect and stay silent keep no scraper out for long.
+//! The connections of the pages: a number of them at once. Where there are more, the one that has waited for its client
+//! longest gives way: clients that connect and stay silent, or request and do not read, keep no scraper out for long.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// Time for a request to arrive and be read, also when many arrive at once.
-const PATIENCE: Duration = Duration::from_secs(1);
+const REQUEST: Duration = Duration::from_millis(250);
+/// Time for a client to read the response.
+const RESPONSE: Duration = Duration::from_secs(5);
+/// Time for an ended connection to be gone.
+const END: Duration = Duration::from_millis(10);
 
-/// The place of a connection among the silent ones.
 type Number = u64;
 
 /// The connections under way.
 #[derive(Clone)]
 pub(crate) struct Connections {
     permits: Arc<Semaphore>,
-    silent: Arc<Mutex<Silent>>,
+    table: Arc<Mutex<Table>>,
+    another_waits: Arc<Notify>,
 }
 
 #[derive(Default)]
-struct Silent {
+struct Table {
     next: Number,
-    tasks: BTreeMap<Number, (Instant, AbortHandle)>,
+    tasks: BTreeMap<Number, AbortHandle>,
+    /// Those that wait for their client, by the time from which on they may be ended.
+    waiting: BTreeSet<(Instant, Number)>,
 }
 
-/// A connection of which nothing was requested yet, until this is dropped or told.
-pub(crate) struct SilentConnection {
+/// A connection, for its task.
+pub(crate) struct Connection {
     number: Number,
-    silent: Arc<Mutex<Silent>>,
+    all: Connections,
 }
 
 impl Connections {
     /// `max` at once.
     pub fn new(max: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(max)), silent: Arc::default() }
+        Self { permits: Arc::new(Semaphore::new(max)), table: Arc::default(), another_waits: Arc::default() }
     }
 
     /// Waits until there is room for one more. None never happens: it would mean that this is closed.
@@ -48,64 +54,88 @@ impl Connections {
         let permit = Arc::clone(&self.permits).acquire_owned();
         tokio::pin!(permit);
         loop {
-            let due = lock(&self.silent).oldest().map(|since| since + PATIENCE);
+            let due = lock(&self.table).first_due();
             let is_due = async {
                 match due {
-                    Some(due) => tokio::time::sleep_until(due).await,
-                    // All have requested something, and have an end.
+                    Some(due) => sleep_until(due).await,
+                    // None waits for its client yet.
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 permit = &mut permit => return permit.ok(),
-                () = is_due => lock(&self.silent).end_oldest(),
+                () = is_due => {}
+                () = self.another_waits.notified() => continue,
+            }
+            lock(&self.table).end_first_due();
+            // One at a time: the next one may not have to go.
+            if let Ok(permit) = timeout(END, &mut permit).await {
+                return permit.ok();
             }
         }
     }
 
-    /// Runs the task of a connection, which is silent at first.
-    pub fn spawn<F>(&self, task: impl FnOnce(SilentConnection) -> F)
+    /// Runs the task of a connection, which waits for a request at first.
+    pub fn spawn<F>(&self, task: impl FnOnce(Connection) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        // Locked until the task is in the list: it may have a request at once.
-        let mut silent = lock(&self.silent);
-        let number = silent.next;
-        silent.next += 1;
-        let task = task(SilentConnection { number, silent: Arc::clone(&self.silent) });
-        silent.tasks.insert(number, (Instant::now(), tokio::spawn(task).abort_handle()));
+        // Locked until the task is in the table: it may have a request at once.
+        let mut table = lock(&self.table);
+        let number = table.next;
+        table.next += 1;
+        let task = task(Connection { number, all: self.clone() });
+        table.tasks.insert(number, tokio::spawn(task).abort_handle());
+        table.waits(number, REQUEST);
     }
 }
 
-impl Silent {
-    fn oldest(&self) -> Option<Instant> {
-        self.tasks.first_key_value().map(|(_, (since, _))| *since)
+impl Table {
+    fn first_due(&self) -> Option<Instant> {
+        self.waiting.first().map(|(due, _)| *due)
     }
 
-    /// Unless it has requested something meanwhile.
-    fn end_oldest(&mut self) {
-        if self.oldest().is_some_and(|since| since + PATIENCE <= Instant::now())
-            && let Some((_, (_, oldest))) = self.tasks.pop_first()
+    /// Unless its client has done something meanwhile.
+    fn end_first_due(&mut self) {
+        if self.first_due().is_some_and(|due| due <= Instant::now())
+            && let Some((_, number)) = self.waiting.pop_first()
+            && let Some(task) = self.tasks.get(&number)
         {
-            tracing::debug!("a metrics connection that requested nothing gives way to another one");
-            oldest.abort();
+            tracing::debug!("a metrics connection that waits for its client gives way to another one");
+            task.abort();
         }
     }
+
+    fn waits(&mut self, number: Number, patience: Duration) {
+        self.waiting.insert((Instant::now() + patience, number));
+    }
+
+    fn waits_no_more(&mut self, number: Number) {
+        self.waiting.retain(|(_, waiting)| *waiting != number);
+    }
 }
 
-impl SilentConnection {
-    /// It has requested something: it stays until its end.
+impl Connection {
+    /// It has requested something, and waits for the server now.
     pub fn has_requested(&self) {
-        lock(&self.silent).tasks.remove(&self.number);
+        lock(&self.all.table).waits_no_more(self.number);
+    }
+
+    /// Its client can read the response.
+    pub fn has_response(&self) {
+        lock(&self.all.table).waits(self.number, RESPONSE);
+        self.all.another_waits.notify_one();
     }
 }
 
-impl Drop for SilentConnection {
+impl Drop for Connection {
     fn drop(&mut self) {
-        self.has_requested();
+        let mut table = lock(&self.all.table);
+        table.tasks.remove(&self.number);
+        table.waits_no_more(self.number);
     }
 }
 
-fn lock(silent: &Mutex<Silent>) -> MutexGuard<'_, Silent> {
-    silent.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -75,6 +75,8 @@ struct Inner {
     registry: Registry,
     /// Held during a scrape: two scrapes at once would count into the same gauges of a collector.
     scraping: Mutex<()>,
+    /// The turn of the scrapes of the pages, which wait for it without a thread.
+    scraper: Arc<tokio::sync::Mutex<()>>,
     stages: prometheus::HistogramVec,
     rpcs: rpc::RpcMetrics,
     pods: OnceLock<PodMetrics>,
@@ -121,6 +123,7 @@ impl Metrics {
             inner: Arc::new(Inner {
                 registry,
                 scraping: Mutex::default(),
+                scraper: Arc::default(),
                 stages,
                 rpcs,
                 pods: OnceLock::new(),
@@ -168,6 +171,10 @@ impl Metrics {
         check: impl Fn() -> Pin<Box<dyn Future<Output = Vec<Readiness>> + Send>> + Send + Sync + 'static,
     ) {
         let _ = self.inner.readiness.set(Box::new(check));
+    }
+
+    fn scraper(&self) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(&self.inner.scraper)
     }
 
     async fn readiness(&self) -> Vec<Readiness> {

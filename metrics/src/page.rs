@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::connections::{Connections, SilentConnection};
+use crate::connections::{Connection, Connections};
 use crate::tls::Certificates;
 use crate::{Metrics, Readiness, openmetrics};
 
@@ -37,6 +37,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Limits for reading the token: its time, and its bytes.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_TOKEN: u64 = 4096;
+/// Time limit for scrapes that came before to be done.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time limit for a whole connection: a client that does not read the response is disconnected.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(40);
 
@@ -141,8 +143,8 @@ async fn accept(listener: TcpListener, metrics: Metrics, access: Access) {
         let (stream, _) = crate::accept("metrics", || listener.accept()).await;
         let Some(permit) = connections.permit().await else { return };
         let (metrics, access) = (metrics.clone(), access.clone());
-        connections.spawn(|silent| async move {
-            let served = connection(stream, silent, metrics, access);
+        connections.spawn(|client| async move {
+            let served = connection(stream, client, metrics, access);
             if tokio::time::timeout(CONNECTION_TIMEOUT, served).await.is_err() {
                 tracing::debug!("a metrics connection took too long");
             }
@@ -151,12 +153,12 @@ async fn accept(listener: TcpListener, metrics: Metrics, access: Access) {
     }
 }
 
-async fn connection(stream: TcpStream, silent: SilentConnection, metrics: Metrics, mut access: Access) {
+async fn connection(stream: TcpStream, client: Connection, metrics: Metrics, mut access: Access) {
     match access.certificates.take() {
-        None => serve_connection(TokioIo::new(stream), silent, metrics, access).await,
+        None => serve_connection(TokioIo::new(stream), client, metrics, access).await,
         Some(certificates) => {
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, certificates.accept(stream)).await {
-                Ok(Ok(stream)) => serve_connection(TokioIo::new(stream), silent, metrics, access).await,
+                Ok(Ok(stream)) => serve_connection(TokioIo::new(stream), client, metrics, access).await,
                 Err(_) => tracing::debug!("a metrics connection did not finish its TLS handshake"),
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "a metrics connection has no TLS, or no certificate")
@@ -168,14 +170,19 @@ async fn connection(stream: TcpStream, silent: SilentConnection, metrics: Metric
 
 async fn serve_connection(
     stream: impl rt::Read + rt::Write + Unpin,
-    silent: SilentConnection,
+    client: Connection,
     metrics: Metrics,
     access: Access,
 ) {
+    let client = Arc::new(client);
     let service = service_fn(move |request| {
-        silent.has_requested();
-        let (metrics, access) = (metrics.clone(), access.clone());
-        async move { respond_if_allowed(request, metrics, access).await }
+        client.has_requested();
+        let (client, metrics, access) = (Arc::clone(&client), metrics.clone(), access.clone());
+        async move {
+            let response = respond_if_allowed(request, metrics, access).await;
+            client.has_response();
+            response
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -231,16 +238,13 @@ async fn respond(request: Request<Incoming>, metrics: Metrics) -> Result<Respons
             if is_open {
                 kind = openmetrics::CONTENT_TYPE;
             }
+            let scraper = metrics.scraper();
             let write = move || match (is_server, is_open) {
                 (true, true) => metrics.openmetrics(),
                 (true, false) => metrics.text(),
                 (false, _) => metrics.pods_text(),
             };
-            // Collectors read files, so they do not run on a thread that serves RPCs.
-            match tokio::task::spawn_blocking(write).await {
-                Ok(text) => (StatusCode::OK, text),
-                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-            }
+            scrape(scraper, write).await
         }
         (&Method::GET, "/healthz") => (StatusCode::OK, "ok\n".to_owned()),
         (&Method::GET, "/readyz") => ready(&metrics).await,
@@ -260,6 +264,25 @@ async fn respond(request: Request<Incoming>, metrics: Metrics) -> Result<Respons
     Ok(response)
 }
 
+/// Writes a page. Collectors read files, so they do not run on a thread that serves RPCs; and on one thread at most:
+/// requests whose clients have gone must not hold more.
+async fn scrape(
+    scraper: Arc<Mutex<()>>,
+    write: impl FnOnce() -> String + Send + 'static,
+) -> (StatusCode, String) {
+    let Ok(scraping) = tokio::time::timeout(SCRAPE_TIMEOUT, scraper.lock_owned()).await else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "other scrapes take too long\n".to_owned());
+    };
+    let written = tokio::task::spawn_blocking(move || {
+        let _scraping = scraping;
+        write()
+    });
+    match written.await {
+        Ok(text) => (StatusCode::OK, text),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
 fn accepted(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok())
 }
@@ -277,6 +300,8 @@ async fn ready(metrics: &Metrics) -> (StatusCode, String) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -309,16 +334,16 @@ mod tests {
         assert!(get(server.address(), "GET /healthz").await.ends_with("ok\n"));
         let ready = |failure| async move { vec![Readiness { name: "NetworkReady", failure }] };
         assert!(get(server.address(), "GET /readyz").await.starts_with("HTTP/1.1 200"));
-        let fails = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let fails = Arc::new(AtomicBool::new(true));
         let now = fails.clone();
         metrics.set_readiness(move || {
-            Box::pin(ready(now.load(std::sync::atomic::Ordering::SeqCst).then(|| "no plugin".to_owned())))
+            Box::pin(ready(now.load(Ordering::SeqCst).then(|| "no plugin".to_owned())))
         });
         let answer = get(server.address(), "GET /readyz").await;
         assert!(
             answer.starts_with("HTTP/1.1 503") && answer.ends_with("[-]NetworkReady failed: no plugin\n")
         );
-        fails.store(false, std::sync::atomic::Ordering::SeqCst);
+        fails.store(false, Ordering::SeqCst);
         let answer = get(server.address(), "GET /readyz").await;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("[+]NetworkReady ok\n"), "{answer}");
         assert!(get(server.address(), "POST /metrics").await.starts_with("HTTP/1.1 405"));
@@ -338,7 +363,9 @@ mod tests {
             stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
             silent.push(stream);
         }
+        let start = tokio::time::Instant::now();
         assert!(get(server.address(), "GET /healthz").await.ends_with("ok\n"));
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     }
 
     #[tokio::test]
@@ -357,6 +384,35 @@ mod tests {
         let newest = silent.last_mut().unwrap();
         newest.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         assert_eq!(newest.read(&mut byte).await.unwrap(), 1, "the newest is not");
+    }
+
+    #[test]
+    fn scrapes_whose_clients_have_gone_take_one_thread_at_most() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build();
+        runtime.unwrap().block_on(scrapes_whose_clients_have_gone());
+    }
+
+    async fn scrapes_whose_clients_have_gone() {
+        let metrics = Metrics::new("1").unwrap();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (runs, released) = (Arc::new(AtomicUsize::new(0)), std::sync::Mutex::new(released));
+        let counted = Arc::clone(&runs);
+        metrics.set_pod_metrics(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let _ = released.lock().unwrap().recv();
+        });
+        let server = metrics.serve("127.0.0.1:0".parse().unwrap(), Access::default()).await.unwrap();
+        for _ in 0..200 {
+            let mut stream = TcpStream::connect(server.address()).await.unwrap();
+            stream.write_all(b"GET /metrics/cadvisor HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        }
+        assert!(get(server.address(), "GET /healthz").await.ends_with("ok\n"));
+        let other = tokio::time::timeout(Duration::from_secs(10), tokio::task::spawn_blocking(|| ())).await;
+        assert!(other.is_ok(), "a thread is left for other work");
+        drop(release);
+        assert!(get(server.address(), "GET /metrics").await.starts_with("HTTP/1.1 200"));
+        assert!(runs.load(Ordering::SeqCst) <= 2, "those of clients that have gone are not written");
     }
 
     #[tokio::test]

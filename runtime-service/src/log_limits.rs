@@ -5,11 +5,10 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
-
-use crisp_executor::ids::ContainerId;
 
 use crate::container::Container;
 use crate::error::RuntimeError;
@@ -32,7 +31,10 @@ pub struct LogLimits {
     pub files: u32,
 }
 
-/// The log of one container.
+/// A container, and why its log was not rotated.
+type Failure = (Arc<Container>, RuntimeError);
+
+/// The log at one path.
 struct Log {
     /// There is a task for it.
     is_busy: AtomicBool,
@@ -76,79 +78,107 @@ pub(crate) fn keep(service: &Arc<ServiceState>) {
 }
 
 /// Starts the tasks that are due. Returns false when the service has ended.
-fn check(service: &Weak<ServiceState>, logs: &mut HashMap<ContainerId, Arc<Log>>) -> bool {
+fn check(service: &Weak<ServiceState>, logs: &mut HashMap<PathBuf, Arc<Log>>) -> bool {
     let Some(service) = service.upgrade() else { return false };
-    let Some(limits) = service.live_config().log_limits else { return true };
-    let mut containers = service.containers.all();
-    containers.retain(|container| is_ours(container));
-    logs.retain(|id, _| containers.iter().any(|container| container.id() == id));
-    for container in containers {
-        let log = logs.entry(container.id().clone()).or_insert_with(Log::new);
-        if log.is_busy.load(Ordering::Acquire) || !is_due(&container, log, limits) {
+    let limits = service.live_config().log_limits;
+    let writers = writers(service.containers.all());
+    logs.retain(|path, _| writers.contains_key(path));
+    for (path, containers) in writers {
+        let log = logs.entry(path.clone()).or_insert_with(Log::new).clone();
+        if log.is_busy.load(Ordering::Acquire) || !is_due(&path, &log, limits) {
             continue;
         }
         log.is_busy.store(true, Ordering::Release);
-        tokio::spawn(keep_small(service.clone(), container, Busy(log.clone()), limits));
+        let task = Task { service: service.clone(), path, containers, busy: Arc::new(Busy(log)) };
+        tokio::spawn(task.keep_small(limits));
     }
     true
 }
 
-/// Whether it runs, has a log, and no kubelet rotates it.
-fn is_ours(container: &Container) -> bool {
-    container.metadata.log_path.is_some()
-        && !container.metadata.config.annotations.contains_key(OF_KUBELET)
-        && container.status().state.pid().is_some()
+/// The containers by their logs: those that run and whose log no kubelet rotates. Several may have the same one.
+fn writers(containers: Vec<Arc<Container>>) -> HashMap<PathBuf, Vec<Arc<Container>>> {
+    let mut writers: HashMap<_, Vec<_>> = HashMap::new();
+    for container in containers {
+        let Some(path) = &container.metadata.log_path else { continue };
+        let is_ours = !container.metadata.config.annotations.contains_key(OF_KUBELET);
+        if is_ours && container.status().state.pid().is_some() {
+            writers.entry(path.clone()).or_default().push(container);
+        }
+    }
+    writers
 }
 
 /// Whether a look is needed that may wait for a disk.
-fn is_due(container: &Container, log: &Log, limits: LogLimits) -> bool {
-    match (log.mend_at(), &container.metadata.log_path) {
+fn is_due(path: &Path, log: &Log, limits: Option<LogLimits>) -> bool {
+    match (log.mend_at(), limits) {
         (Some(at), _) => at <= Instant::now(),
-        (None, Some(path)) => log_rotate::size_in_cache(path).is_none_or(|size| size >= limits.size),
+        (None, Some(limits)) => log_rotate::size_in_cache(path).is_none_or(|size| size >= limits.size),
         (None, None) => false,
     }
 }
 
-async fn keep_small(service: Arc<ServiceState>, container: Arc<Container>, busy: Busy, limits: LogLimits) {
-    let log = busy.0.clone();
-    let done = match log.mend_at() {
-        Some(_) => mend(&service, &container, busy).await,
-        None => rotate_if_large(&service, &container, busy, limits).await,
-    };
-    log.set_mend_at(done.is_err().then(|| Instant::now() + AGAIN));
-    if let Err(error) = done
-        && container.status().state.pid().is_some()
-    {
-        tracing::warn!(container = %container.id(), %error, "a log that is too large cannot be rotated");
-    }
+/// The work on one log.
+struct Task {
+    service: Arc<ServiceState>,
+    path: PathBuf,
+    containers: Vec<Arc<Container>>,
+    busy: Arc<Busy>,
 }
 
-/// Reopens a log whose rotation was not finished.
-async fn mend(
-    service: &Arc<ServiceState>,
-    container: &Arc<Container>,
-    busy: Busy,
-) -> Result<(), RuntimeError> {
-    let Some(path) = container.metadata.log_path.clone() else { return Ok(()) };
-    let look = move || (log_rotate::is_half_rotated(&path), busy);
-    match tokio::task::spawn_blocking(look).await {
-        Ok((true, busy)) => log_reopen::reopen_holding(service, container, busy).await,
-        _ => Ok(()),
-    }
-}
-
-async fn rotate_if_large(
-    service: &Arc<ServiceState>,
-    container: &Arc<Container>,
-    busy: Busy,
-    limits: LogLimits,
-) -> Result<(), RuntimeError> {
-    let Some(path) = container.metadata.log_path.clone() else { return Ok(()) };
-    let look = move || (fs::symlink_metadata(&path).map_or(0, |log| log.len()), busy);
-    match tokio::task::spawn_blocking(look).await {
-        Ok((size, busy)) if size >= limits.size => {
-            log_rotate::rotate(service, container, limits.files, busy).await
+impl Task {
+    async fn keep_small(self, limits: Option<LogLimits>) {
+        let log = &self.busy.0;
+        let done = match (log.mend_at(), limits) {
+            (Some(_), _) => self.mend().await,
+            (None, Some(limits)) => self.rotate_if_large(limits).await,
+            (None, None) => Ok(()),
+        };
+        log.set_mend_at(done.is_err().then(|| Instant::now() + AGAIN));
+        if let Err((container, error)) = done
+            && container.status().state.pid().is_some()
+        {
+            tracing::warn!(container = %container.id(), %error, "a log that is too large cannot be rotated");
         }
-        _ => Ok(()),
+    }
+
+    /// Reopens a log whose rotation was not finished.
+    async fn mend(&self) -> Result<(), Failure> {
+        // Of several containers one may have its new file already, and write to it.
+        let is_shared = self.containers.len() > 1;
+        if self.look(move |path| is_shared || log_rotate::is_half_rotated(path)).await {
+            self.reopen(&self.containers).await?;
+        }
+        Ok(())
+    }
+
+    async fn rotate_if_large(&self, limits: LogLimits) -> Result<(), Failure> {
+        let is_large =
+            move |path: &Path| fs::symlink_metadata(path).is_ok_and(|log| log.len() >= limits.size);
+        if let Some((first, others)) = self.containers.split_first()
+            && self.look(is_large).await
+        {
+            let rotated = log_rotate::rotate(&self.service, first, limits.files, self.busy.clone()).await;
+            rotated.map_err(|error| (first.clone(), error))?;
+            self.reopen(others).await?;
+        }
+        Ok(())
+    }
+
+    async fn reopen(&self, containers: &[Arc<Container>]) -> Result<(), Failure> {
+        for container in containers {
+            let reopened = log_reopen::reopen_holding(&self.service, container, self.busy.clone()).await;
+            reopened.map_err(|error| (container.clone(), error))?;
+        }
+        Ok(())
+    }
+
+    /// Asks about the path, where that may wait for a disk.
+    async fn look(&self, ask: impl FnOnce(&Path) -> bool + Send + 'static) -> bool {
+        let (path, busy) = (self.path.clone(), self.busy.clone());
+        let look = move || {
+            let _busy = busy;
+            ask(&path)
+        };
+        tokio::task::spawn_blocking(look).await.unwrap_or(false)
     }
 }

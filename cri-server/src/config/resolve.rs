@@ -90,6 +90,12 @@ impl Settings {
     }
 }
 
+/// The main file, if there is one: a reload must not take it for absent when it has become unreadable, or is gone.
+#[must_use]
+pub fn present_file(config: Option<PathBuf>) -> Option<PathBuf> {
+    config.or_else(|| Path::new(DEFAULT_FILE).exists().then(|| DEFAULT_FILE.into()))
+}
+
 /// One file of the configuration.
 struct File {
     path: PathBuf,
@@ -100,7 +106,8 @@ struct File {
 fn read_files(config: Option<&Path>) -> Result<Vec<File>, ConfigError> {
     let main = config.unwrap_or(Path::new(DEFAULT_FILE));
     let mut paths = drop_ins(&main.with_file_name(DROP_INS))?;
-    if config.is_some() || main.exists() {
+    let failed = |source| ConfigError::Read { path: main.into(), source };
+    if config.is_some() || main.try_exists().map_err(failed)? {
         paths.insert(0, main.into());
     }
     paths.into_iter().map(|path| Ok(File { raw: read(&path)?, path })).collect()

@@ -30,9 +30,8 @@ impl Follower {
     /// # Errors
     /// The oldest one cannot be opened.
     pub fn with_rotated(path: &Path) -> io::Result<Self> {
-        let oldest = (1..).map_while(|number| metadata(&numbered(path, number))).count();
         let mut follower = Self::new(path);
-        if oldest > 0 {
+        if let Some((oldest, _)) = kept(path).last() {
             follower.file = open(&numbered(path, oldest))?;
         }
         Ok(follower)
@@ -66,7 +65,7 @@ impl Follower {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn read_what_is_there(&mut self, each: &mut impl FnMut(Line) -> io::Result<()>) -> io::Result<()> {
-        let files = (0..).map_while(|number| metadata(&numbered(&self.path, number)));
+        let files = metadata(&self.path).into_iter().chain(kept(&self.path).map(|(_, file)| file));
         // Each file ends with a part of a piece.
         let mut left: u64 = files.map(|file| file.len() / CHUNK as u64 + 1).sum();
         left += self.unread()? / CHUNK as u64 + 1;
@@ -152,14 +151,14 @@ impl Follower {
             return Ok(None);
         }
         loop {
-            let mut rotated =
-                (1..).map(|number| numbered(&self.path, number)).take_while(|path| path.exists());
-            let number = rotated.position(|path| is_open(&path)).map(|index| index + 1);
+            let kept: Vec<_> = kept(&self.path).collect();
+            let present = kept.iter().position(|(_, file)| identity(file) == open_file);
             // Without it, the file was deleted, or has another kind of name: that of a kubelet's rotation.
-            let next = numbered(&self.path, number.map_or(0, |number| number - 1));
+            let newer = present.and_then(|index| index.checked_sub(1));
+            let next = numbered(&self.path, newer.map_or(0, |newer| kept[newer].0));
             let opened = open(&next)?;
             // Another rotation may have moved all of them meanwhile.
-            if number.is_some_and(|number| !is_open(&numbered(&self.path, number))) {
+            if present.is_some_and(|index| !is_open(&numbered(&self.path, kept[index].0))) {
                 continue;
             }
             return Ok(match opened {
@@ -168,6 +167,17 @@ impl Follower {
             });
         }
     }
+}
+
+/// The rotated files, the newest first. In the middle of a rotation one number is missing.
+fn kept(log: &Path) -> impl Iterator<Item = (usize, Metadata)> {
+    let mut missing = 0;
+    let each = move |number| {
+        let file = metadata(&numbered(log, number));
+        missing = if file.is_some() { 0 } else { missing + 1 };
+        (missing < 2).then(|| file.map(|file| (number, file)))
+    };
+    (1..).map_while(each).flatten()
 }
 
 /// `0.log.1`; 0 is the log itself.
@@ -263,6 +273,16 @@ mod tests {
         };
         Follower::with_rotated(&path).unwrap().read_what_is_there(&mut each).unwrap();
         assert_eq!(count, 5);
+    }
+
+    #[test]
+    fn a_missing_number_hides_no_kept_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        for (number, text) in [(0, "three"), (2, "two"), (3, "one")] {
+            std::fs::write(numbered(&path, number), format!("t stdout F {text}\n")).unwrap();
+        }
+        assert_eq!(read(&mut Follower::with_rotated(&path).unwrap()), ["one", "two", "three"]);
     }
 
     #[test]

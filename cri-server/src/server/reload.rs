@@ -56,14 +56,17 @@ impl Reload {
             self.log_level.set(&new.log_level.value)?;
         }
         runtime.reconfigure(live(&new));
+        let before = self.in_force.clone();
         self.in_force.log_level = new.log_level.clone();
         self.in_force.exec_grace = new.exec_grace.clone();
         self.in_force.container_log_max_size = new.container_log_max_size.clone();
         self.in_force.container_log_max_files = new.container_log_max_files.clone();
-        let later = differences(&self.in_force, &new);
-        if later.is_empty() {
-            info!(log_level = new.log_level.value, "SIGHUP: the configuration is in force");
-        } else {
+        let (changed, later) = (differences(&before, &self.in_force), differences(&self.in_force, &new));
+        if !changed.is_empty() || later.is_empty() {
+            let changed = changed.join(", ");
+            info!(changed, "SIGHUP: the configuration is in force");
+        }
+        if !later.is_empty() {
             let settings = later.join(", ");
             warn!(settings, "SIGHUP: these settings wait for a restart of the server; pods run on over it");
         }

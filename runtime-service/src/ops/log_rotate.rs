@@ -8,13 +8,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags, openat2, renameat_with, statx,
 };
-use rustix::io::Errno;
 
 use super::log_reopen;
 use crate::cause::{Cause, Operation, StageFailure, Steps};
@@ -51,30 +49,27 @@ async fn stages(
     files: u32,
 ) -> Result<(), StageFailure> {
     let work = move |steps: &Steps| {
-        let (log, renamed) = (path.clone(), Arc::new(AtomicBool::new(false)));
-        let is_renamed = Arc::clone(&renamed);
-        steps.undo("rename", move || {
-            if is_renamed.load(Ordering::Acquire) {
-                take_back(&log).map_err(Cause::file(&log))
-            } else {
-                Ok(())
-            }
-        });
-        steps.step("rename", || {
-            shift(&path, files)?;
-            renamed.store(true, Ordering::Release);
-            Ok(())
+        let (new, undo_new) = (new_name(&path), new_name(&path));
+        steps.undo("open", move || remove(&undo_new).map_err(Cause::file(&undo_new)));
+        // Before anything is renamed: where no file can be made, nothing changes. The folder may have been removed,
+        // with the container: it is not made again.
+        let log = steps.step("open", || {
+            remove(&new).map_err(Cause::file(&new))?;
+            log_reopen::open_in_folder(&new)
         })?;
-        // The folder may have been removed, with the container: it is not made again.
-        steps.step("open", || log_reopen::open_in_folder(&path))
+        steps.step("rename", || shift(&path, files))?;
+        Ok(log)
     };
     let log = operation.blocking(DEADLINE, work).await?;
     log_reopen::pass_on(operation, service, container, log).await
 }
 
-/// Renames `0.log` to `0.log.1`, after `0.log.1` to `0.log.2` and so on, and deletes those that are too many.
+/// Renames `0.log` to `0.log.1`, after `0.log.1` to `0.log.2` and so on, the new file to `0.log`, and deletes those that
+/// are too many. A number that is missing, as after a rotation that failed, is filled first: no file goes for nothing.
 fn shift(log: &Path, files: u32) -> Result<(), Cause> {
-    for number in (1..files.saturating_sub(1)).rev() {
+    let highest = files.max(2) - 1;
+    let to = (1..highest).find(|number| is_missing(&numbered(log, *number))).unwrap_or(highest);
+    for number in (1..to).rev() {
         let older = numbered(log, number);
         match fs::rename(&older, numbered(log, number + 1)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Cause::file(&older)(error)),
@@ -82,22 +77,41 @@ fn shift(log: &Path, files: u32) -> Result<(), Cause> {
         }
     }
     fs::rename(log, numbered(log, 1)).map_err(Cause::file(log))?;
+    let new = new_name(log);
+    fs::rename(&new, log).map_err(|error| {
+        // Without a new file the container still writes to the renamed one, and readers find it by its name.
+        let _ = take_back(log);
+        Cause::file(&new)(error)
+    })?;
     // The number may have been higher before.
-    (files.max(2)..).map_while(|number| fs::remove_file(numbered(log, number)).ok()).for_each(drop);
+    (highest + 1..).map_while(|number| fs::remove_file(numbered(log, number)).ok()).for_each(drop);
     Ok(())
 }
 
-/// Without a new file the container still writes to the renamed one, and readers find it by its name.
-fn take_back(log: &Path) -> io::Result<()> {
-    match renameat_with(CWD, numbered(log, 1), CWD, log, RenameFlags::NOREPLACE) {
-        Ok(()) | Err(Errno::NOENT | Errno::EXIST) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+fn is_missing(file: &Path) -> bool {
+    fs::symlink_metadata(file).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+fn take_back(log: &Path) -> rustix::io::Result<()> {
+    renameat_with(CWD, numbered(log, 1), CWD, log, RenameFlags::NOREPLACE)
+}
+
+/// No error where there is no such file.
+fn remove(file: &Path) -> io::Result<()> {
+    fs::remove_file(file)
+        .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 /// Whether the monitor may still write to `0.log.1`: a server died, or failed, between the rename and the new file.
 pub(crate) fn is_half_rotated(log: &Path) -> bool {
     fs::metadata(log).map_or(0, |log| log.len()) == 0 && numbered(log, 1).exists()
+}
+
+/// The name under which the new file is made.
+fn new_name(log: &Path) -> PathBuf {
+    let mut name = log.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
 }
 
 /// `0.log.1`.
@@ -136,22 +150,44 @@ mod tests {
             names.sort();
             names.join(" ")
         };
+        let rotate = |files| {
+            fs::write(new_name(&log), "").unwrap();
+            shift(&log, files)
+        };
         for number in 1..=4 {
             fs::write(&log, number.to_string()).unwrap();
-            shift(&log, 3).unwrap();
+            rotate(3).unwrap();
         }
-        assert_eq!(names(), "0.log.1=4 0.log.2=3");
-        take_back(&log).unwrap();
-        assert_eq!(names(), "0.log.2=3 0.log=4");
-        fs::write(folder.path().join("0.log.1"), "old").unwrap();
-        take_back(&log).unwrap();
-        assert_eq!(names(), "0.log.1=old 0.log.2=3 0.log=4", "the container has its log");
+        assert_eq!(names(), "0.log.1=4 0.log.2=3 0.log=");
+        assert!(is_half_rotated(&log), "as long as nothing is in the new file");
+        fs::write(&log, "5").unwrap();
         assert!(!is_half_rotated(&log));
-        shift(&log, 2).unwrap();
-        assert_eq!(names(), "0.log.1=4", "fewer are kept");
+        rotate(2).unwrap();
+        assert_eq!(names(), "0.log.1=5 0.log=", "fewer are kept");
+        fs::remove_file(&log).unwrap();
         assert!(is_half_rotated(&log));
-        fs::write(&log, "").unwrap();
-        assert!(is_half_rotated(&log));
+    }
+
+    #[test]
+    fn rotations_that_fail_lose_no_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("0.log");
+        let text = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+        for (name, text) in [("0.log", "new"), ("0.log.1", "1"), ("0.log.2", "2"), ("0.log.3", "3")] {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        for _ in 0..3 {
+            // There is no new file to take the place of the log.
+            let error = shift(&log, 4).unwrap_err();
+            assert!(error.to_string().contains("0.log.new"), "{error}");
+            assert_eq!(
+                [&log, &numbered(&log, 2), &numbered(&log, 3)].map(|path| text(path)),
+                ["new", "1", "2"]
+            );
+        }
+        fs::write(new_name(&log), "").unwrap();
+        shift(&log, 4).unwrap();
+        assert_eq!([1, 2, 3].map(|number| text(&numbered(&log, number))), ["new", "1", "2"]);
     }
 
     #[test]

@@ -151,15 +151,11 @@ impl Bridge {
         (mtu < ETHERNET_MTU).then_some(mtu)
     }
 
-    /// Removes unused bridges that this server made under other names.
-    pub(super) fn delete_others(&self, socket: &mut Socket) -> Result<Vec<String>, NetworkError> {
+    /// The bridges that this server made under other names.
+    pub(super) fn others(&self, socket: &mut Socket) -> Result<Vec<Self>, NetworkError> {
         let all = links(socket).map_err(self.failed("list interfaces beside"))?;
         let old = all.into_iter().filter(|link| self.is_of_this_server(link) && link.name != self.name);
-        let names: Vec<String> = old.map(|l| l.name).collect();
-        for name in &names {
-            delete_link(socket, name).map_err(self.failed("replace an old bridge by"))?;
-        }
-        Ok(names)
+        Ok(old.map(|link| Self { name: link.name, ..self.clone() }).collect())
     }
 
     /// Removes the bridge if it exists and is this server's.

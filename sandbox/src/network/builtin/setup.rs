@@ -103,8 +103,10 @@ impl Builtin {
         let bridge = Bridge::new(&self.bridge_name, &self.state_dir);
         let pools = self.free_pools(&bridge, socket)?;
         // No pod is on any bridge of this server: a remaining one need not be kept.
-        for old in bridge.delete_others(socket)? {
-            delete_table(setup, &Ruleset::new(&old, pools, Limits::default()))?;
+        for old in bridge.others(socket)? {
+            // The table first: it is found by its bridge.
+            delete_table(setup, &Ruleset::new(old.name(), pools, Limits::default()))?;
+            old.delete(socket)?;
         }
         if !bridge.serves(socket, &pools)? {
             bridge.delete(socket)?;
