@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crisp_e2e::machine::crisp;
 use crisp_e2e::scenario::parse_log;
@@ -134,5 +134,78 @@ async fn rotation_loses_nothing() -> Result<()> {
     all.push_str(&parse_log(&std::fs::read_to_string(&file)?)?);
     let expected: String = (1..=3000).map(|i| format!("line {i}\n")).collect();
     assert!(all == expected, "{} of {} bytes", all.len(), expected.len());
+    lab.close().await
+}
+
+/// Two containers of a pod may write to one file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_two_containers_is_rotated_for_both() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let args = ["--container-log-max-size", "20000", "--container-log-max-files", "20"];
+    let mut lab =
+        Lab::start_with(Setup { args: args.map(str::to_owned).to_vec(), ..Setup::default() }).await?;
+    let (sandbox, pod) = lab.pod("shared").await?;
+    let mut ids = Vec::new();
+    for name in ["left", "right"] {
+        let line = format!(
+            "i=0; while [ $i -lt 1500 ]; do echo {name} $i; i=$((i + 1)); [ $((i % 300)) != 0 ] || sleep 0.6; done"
+        );
+        let config = request::shell(name, &lab.image, &line);
+        let config = ContainerConfig { log_path: "app.log".into(), ..config };
+        ids.push(lab.client.launch(&pod, &config, &sandbox).await?);
+    }
+    for id in &ids {
+        assert_eq!(lab.client.wait(id).await?.exit_code, 0);
+    }
+    let folder = lab.machine.logs().join("shared");
+    let kept = (1..).map(|number| folder.join(format!("app.log.{number}"))).take_while(|file| file.exists());
+    let mut files: Vec<_> = kept.collect();
+    assert!(files.len() > 1, "it was rotated");
+    files.reverse();
+    files.push(folder.join("app.log"));
+    let mut all = String::new();
+    for file in files {
+        all += &parse_log(&std::fs::read_to_string(file)?)?;
+    }
+    for name in ["left", "right"] {
+        let lines: String =
+            all.lines().filter(|line| line.starts_with(name)).map(|l| format!("{l}\n")).collect();
+        let expected: String = (0..1500).map(|i| format!("{name} {i}\n")).collect();
+        assert!(lines == expected, "{} of {} bytes of {name}", lines.len(), expected.len());
+    }
+    lab.close().await
+}
+
+/// Also when the settings no longer ask for rotations.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_that_a_dead_server_began_is_finished_by_the_next() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let config = tempfile::NamedTempFile::new()?;
+    std::fs::write(&config, "container-log-max-size = 10000\n")?;
+    let setup = Setup {
+        args: vec!["--config".into(), config.path().display().to_string()],
+        // The file is renamed, and the container's monitor does not know the new one yet.
+        faults: Some("rotate_log/monitor=kill".into()),
+        ..Setup::default()
+    };
+    let mut lab = Lab::start_with(setup).await?;
+    let (sandbox, pod) = lab.pod("half").await?;
+    let line = "i=0; while [ $i -lt 400 ]; do echo line $i; i=$((i + 1)); done; sleep 6; \
+                until [ $i = 500 ]; do echo line $i; i=$((i + 1)); done";
+    let id = lab.client.launch(&pod, &request::shell("main", &lab.image, line), &sandbox).await?;
+    // For the next server.
+    std::fs::write(&config, "container-log-max-size = 0\n")?;
+    let start = Instant::now();
+    lab.client = loop {
+        match lab.machine.restart_if_killed().await? {
+            Some(client) => break client,
+            None => assert!(start.elapsed() < Duration::from_secs(20), "the log is not rotated"),
+        }
+    };
+    let folder = lab.machine.logs().join("half");
+    assert_eq!(lab.client.wait(&id).await?.exit_code, 0);
+    let lines = |from: u32, to: u32| -> String { (from..to).map(|i| format!("line {i}\n")).collect() };
+    assert_eq!(parse_log(&std::fs::read_to_string(folder.join("main.log.1"))?)?, lines(0, 400));
+    assert_eq!(lab.machine.container_log("half", "main")?, lines(400, 500));
     lab.close().await
 }
