@@ -1,5 +1,6 @@
-//! The connections of the pages: a number of them at once. Where there are more, the one that has waited for its client
-//! longest gives way: clients that connect and stay silent, or request and do not read, keep no scraper out for long.
+//! The connections of the pages: a number of them at once. Where there are more, those that wait for their clients for
+//! too long give way, one for each new one: clients that connect and stay silent, or do not read, keep no scraper out
+//! for long.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// Time for a request to arrive and be read, also when many arrive at once.
-const REQUEST: Duration = Duration::from_millis(250);
+const REQUEST: Duration = Duration::from_secs(1);
 /// Time for a client to read the response.
 const RESPONSE: Duration = Duration::from_secs(5);
 /// Time for an ended connection to be gone.
@@ -63,6 +64,7 @@ impl Connections {
                 }
             };
             tokio::select! {
+                biased;
                 permit = &mut permit => return permit.ok(),
                 () = is_due => {}
                 () = self.another_waits.notified() => continue,

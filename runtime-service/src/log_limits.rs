@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crisp_executor::ids::ContainerId;
+
 use crate::container::Container;
 use crate::error::RuntimeError;
 use crate::ops::{log_reopen, log_rotate};
@@ -51,10 +53,35 @@ impl Drop for Busy {
     }
 }
 
+/// A log, and the containers that are known to write to it.
+struct KnownLog {
+    log: Arc<Log>,
+    writers: Vec<ContainerId>,
+}
+
+impl KnownLog {
+    fn new() -> Self {
+        Self { log: Log::new(), writers: vec![] }
+    }
+
+    /// One that joins others may have opened the file that a rotation has just renamed.
+    fn writes(&mut self, containers: &[Arc<Container>]) {
+        let joins = |container: &Arc<Container>| !self.writers.contains(container.id());
+        if containers.len() > 1 && containers.iter().any(joins) {
+            self.log.set_mend_at(Some(Instant::now()));
+        }
+        self.writers = containers.iter().map(|container| container.id().clone()).collect();
+    }
+}
+
 impl Log {
     /// An earlier server may have died in the middle of a rotation: the first look is for that.
     fn new() -> Arc<Self> {
         Arc::new(Self { is_busy: AtomicBool::new(false), mend_at: Mutex::new(Some(Instant::now())) })
+    }
+
+    fn is_busy(&self) -> bool {
+        self.is_busy.load(Ordering::Acquire)
     }
 
     fn mend_at(&self) -> Option<Instant> {
@@ -78,14 +105,19 @@ pub(crate) fn keep(service: &Arc<ServiceState>) {
 }
 
 /// Starts the tasks that are due. Returns false when the service has ended.
-fn check(service: &Weak<ServiceState>, logs: &mut HashMap<PathBuf, Arc<Log>>) -> bool {
+fn check(service: &Weak<ServiceState>, logs: &mut HashMap<PathBuf, KnownLog>) -> bool {
     let Some(service) = service.upgrade() else { return false };
     let limits = service.live_config().log_limits;
     let writers = writers(service.containers.all());
-    logs.retain(|path, _| writers.contains_key(path));
+    logs.retain(|path, known| writers.contains_key(path) || known.log.is_busy());
     for (path, containers) in writers {
-        let log = logs.entry(path.clone()).or_insert_with(Log::new).clone();
-        if log.is_busy.load(Ordering::Acquire) || !is_due(&path, &log, limits) {
+        let known = logs.entry(path.clone()).or_insert_with(KnownLog::new);
+        let log = known.log.clone();
+        if log.is_busy() {
+            continue;
+        }
+        known.writes(&containers);
+        if !is_due(&path, &log, limits) {
             continue;
         }
         log.is_busy.store(true, Ordering::Release);
@@ -137,48 +169,45 @@ impl Task {
         if let Err((container, error)) = done
             && container.status().state.pid().is_some()
         {
-            tracing::warn!(container = %container.id(), %error, "a log that is too large cannot be rotated");
+            tracing::warn!(container = %container.id(), %error, "a log cannot be rotated, or reopened after it");
         }
     }
 
-    /// Reopens a log whose rotation was not finished.
+    /// Reopens a log whose rotation may not be finished.
     async fn mend(&self) -> Result<(), Failure> {
-        // Of several containers one may have its new file already, and write to it.
-        let is_shared = self.containers.len() > 1;
-        if self.look(move |path| is_shared || log_rotate::is_half_rotated(path)).await {
-            self.reopen(&self.containers).await?;
-        }
-        Ok(())
+        if self.stat(log_rotate::was_rotated).await { self.reopen(&self.containers).await } else { Ok(()) }
     }
 
     async fn rotate_if_large(&self, limits: LogLimits) -> Result<(), Failure> {
         let is_large =
             move |path: &Path| fs::symlink_metadata(path).is_ok_and(|log| log.len() >= limits.size);
-        if let Some((first, others)) = self.containers.split_first()
-            && self.look(is_large).await
-        {
-            let rotated = log_rotate::rotate(&self.service, first, limits.files, self.busy.clone()).await;
-            rotated.map_err(|error| (first.clone(), error))?;
-            self.reopen(others).await?;
+        let Some((first, others)) = self.containers.split_first() else { return Ok(()) };
+        if !self.stat(is_large).await {
+            return Ok(());
         }
-        Ok(())
+        let rotated = log_rotate::rotate(&self.service, first, limits.files, self.busy.clone()).await;
+        // Also when it failed: its files may have new names.
+        let reopened = self.reopen(others).await;
+        rotated.map_err(|error| (first.clone(), error)).and(reopened)
     }
 
+    /// Lets all of them write to the file at the path; returns the first failure.
     async fn reopen(&self, containers: &[Arc<Container>]) -> Result<(), Failure> {
+        let mut done = Ok(());
         for container in containers {
             let reopened = log_reopen::reopen_holding(&self.service, container, self.busy.clone()).await;
-            reopened.map_err(|error| (container.clone(), error))?;
+            done = done.and(reopened.map_err(|error| (container.clone(), error)));
         }
-        Ok(())
+        done
     }
 
     /// Asks about the path, where that may wait for a disk.
-    async fn look(&self, ask: impl FnOnce(&Path) -> bool + Send + 'static) -> bool {
+    async fn stat(&self, ask: impl FnOnce(&Path) -> bool + Send + 'static) -> bool {
         let (path, busy) = (self.path.clone(), self.busy.clone());
-        let look = move || {
+        let stat = move || {
             let _busy = busy;
             ask(&path)
         };
-        tokio::task::spawn_blocking(look).await.unwrap_or(false)
+        tokio::task::spawn_blocking(stat).await.unwrap_or(false)
     }
 }

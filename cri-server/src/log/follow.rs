@@ -31,8 +31,12 @@ impl Follower {
     /// The oldest one cannot be opened.
     pub fn with_rotated(path: &Path) -> io::Result<Self> {
         let mut follower = Self::new(path);
-        if let Some((oldest, _)) = kept(path).last() {
+        while let Some((oldest, there)) = kept(path).last() {
             follower.file = open(&numbered(path, oldest))?;
+            // A rotation may have renamed it meanwhile.
+            if is(follower.file.as_ref(), &there)? {
+                break;
+            }
         }
         Ok(follower)
     }
@@ -154,11 +158,13 @@ impl Follower {
             let kept: Vec<_> = kept(&self.path).collect();
             let present = kept.iter().position(|(_, file)| identity(file) == open_file);
             // Without it, the file was deleted, or has another kind of name: that of a kubelet's rotation.
-            let newer = present.and_then(|index| index.checked_sub(1));
-            let next = numbered(&self.path, newer.map_or(0, |newer| kept[newer].0));
+            let newer = present.and_then(|index| index.checked_sub(1)).map(|newer| &kept[newer]);
+            let next = numbered(&self.path, newer.map_or(0, |(number, _)| *number));
             let opened = open(&next)?;
-            // Another rotation may have moved all of them meanwhile.
-            if present.is_some_and(|index| !is_open(&numbered(&self.path, kept[index].0))) {
+            // Another rotation may have moved all of them meanwhile, or some.
+            if present.is_some_and(|index| !is_open(&numbered(&self.path, kept[index].0)))
+                || newer.is_some_and(|(_, there)| !is(opened.as_ref(), there).unwrap_or(false))
+            {
                 continue;
             }
             return Ok(match opened {
@@ -200,6 +206,11 @@ fn open(path: &Path) -> io::Result<Option<File>> {
 
 fn metadata(path: &Path) -> Option<Metadata> {
     std::fs::metadata(path).ok()
+}
+
+fn is(file: Option<&File>, there: &Metadata) -> io::Result<bool> {
+    let file = file.map(File::metadata).transpose()?;
+    Ok(file.is_some_and(|file| identity(&file) == identity(there)))
 }
 
 fn identity(metadata: &Metadata) -> (u64, u64) {

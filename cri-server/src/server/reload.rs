@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use super::notify;
 use super::open::live;
-use crate::config::{RawSettings, Settings, differences};
+use crate::config::{ConfigError, RawSettings, Settings, differences, present_file};
 use crate::logging::LogLevel;
 
 /// Time limit: a disk that does not answer must not block the signal forever.
@@ -47,10 +47,14 @@ impl Reload {
 
     async fn reload(&mut self, runtime: &RuntimeService) -> anyhow::Result<()> {
         let ConfigOrigin { flags, config } = self.origin.clone();
-        let read = tokio::task::spawn_blocking(move || Settings::resolve(flags, config.as_deref()));
-        let new = tokio::time::timeout(READ, read)
+        let read = tokio::task::spawn_blocking(move || {
+            let new = Settings::resolve(flags, config.as_deref())?;
+            Ok::<_, ConfigError>((new, present_file(config)))
+        });
+        let (new, config) = tokio::time::timeout(READ, read)
             .await
             .context("the configuration cannot be read in time")???;
+        self.origin.config = config;
         // A request may have set another one.
         if !self.log_level.is(&new.log_level.value) {
             self.log_level.set(&new.log_level.value)?;

@@ -4,8 +4,11 @@
 //!   0.log ──> 0.log.1 ──> 0.log.2 ──> deleted        the monitor goes on in a new 0.log
 //! ```
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +60,13 @@ async fn stages(
             remove(&new).map_err(Cause::file(&new))?;
             log_reopen::open_in_folder(&new)
         })?;
-        steps.step("rename", || shift(&path, files))?;
+        steps.step("rename", || {
+            // Another rotation may have waited for the same volume.
+            if !is_at(&log, &new) {
+                return Err(Cause::file(&new)(io::Error::other("was replaced")));
+            }
+            shift(&path, files)
+        })?;
         Ok(log)
     };
     let log = operation.blocking(DEADLINE, work).await?;
@@ -78,11 +87,13 @@ fn shift(log: &Path, files: u32) -> Result<(), Cause> {
     }
     fs::rename(log, numbered(log, 1)).map_err(Cause::file(log))?;
     let new = new_name(log);
-    fs::rename(&new, log).map_err(|error| {
+    if let Err(error) = fs::rename(&new, log) {
         // Without a new file the container still writes to the renamed one, and readers find it by its name.
-        let _ = take_back(log);
-        Cause::file(&new)(error)
-    })?;
+        let renamed = numbered(log, 1);
+        renameat_with(CWD, &renamed, CWD, log, RenameFlags::NOREPLACE)
+            .map_err(|error| Cause::file(&renamed)(error.into()))?;
+        return Err(Cause::file(&new)(error));
+    }
     // The number may have been higher before.
     (highest + 1..).map_while(|number| fs::remove_file(numbered(log, number)).ok()).for_each(drop);
     Ok(())
@@ -92,8 +103,10 @@ fn is_missing(file: &Path) -> bool {
     fs::symlink_metadata(file).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-fn take_back(log: &Path) -> rustix::io::Result<()> {
-    renameat_with(CWD, numbered(log, 1), CWD, log, RenameFlags::NOREPLACE)
+fn is_at(file: &OwnedFd, path: &Path) -> bool {
+    let there = fs::symlink_metadata(path);
+    let (Ok(there), Ok(file)) = (there, rustix::fs::fstat(file)) else { return false };
+    (there.dev(), there.ino()) == (file.st_dev, file.st_ino)
 }
 
 /// No error where there is no such file.
@@ -102,16 +115,17 @@ fn remove(file: &Path) -> io::Result<()> {
         .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
-/// Whether the monitor may still write to `0.log.1`: a server died, or failed, between the rename and the new file.
-pub(crate) fn is_half_rotated(log: &Path) -> bool {
-    fs::metadata(log).map_or(0, |log| log.len()) == 0 && numbered(log, 1).exists()
+/// Whether there is a `0.log.1`. If a server died, or failed, before the monitor had the new file, it still writes to that.
+pub(crate) fn was_rotated(log: &Path) -> bool {
+    numbered(log, 1).exists()
 }
 
-/// The name under which the new file is made.
+/// The hidden name under which the new file is made.
 fn new_name(log: &Path) -> PathBuf {
-    let mut name = log.as_os_str().to_owned();
-    name.push(".new");
-    name.into()
+    let mut name = OsString::from(".");
+    name.push(log.file_name().unwrap_or_default());
+    name.push(".crisp-new");
+    log.with_file_name(name)
 }
 
 /// `0.log.1`.
@@ -159,13 +173,10 @@ mod tests {
             rotate(3).unwrap();
         }
         assert_eq!(names(), "0.log.1=4 0.log.2=3 0.log=");
-        assert!(is_half_rotated(&log), "as long as nothing is in the new file");
+        assert!(was_rotated(&log));
         fs::write(&log, "5").unwrap();
-        assert!(!is_half_rotated(&log));
         rotate(2).unwrap();
         assert_eq!(names(), "0.log.1=5 0.log=", "fewer are kept");
-        fs::remove_file(&log).unwrap();
-        assert!(is_half_rotated(&log));
     }
 
     #[test]
@@ -179,7 +190,7 @@ mod tests {
         for _ in 0..3 {
             // There is no new file to take the place of the log.
             let error = shift(&log, 4).unwrap_err();
-            assert!(error.to_string().contains("0.log.new"), "{error}");
+            assert!(error.to_string().contains(".0.log.crisp-new"), "{error}");
             assert_eq!(
                 [&log, &numbered(&log, 2), &numbered(&log, 3)].map(|path| text(path)),
                 ["new", "1", "2"]
