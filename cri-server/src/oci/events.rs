@@ -52,7 +52,7 @@ impl Events {
     }
 
     fn print(&self, cgroup: &Cgroup) -> anyhow::Result<()> {
-        let stats = cgroup.stats_reader()?.read(Detail::All)?;
+        let stats = cgroup.stats_reader()?.read(Detail::ALL)?;
         print::line(json!({ "type": "stats", "id": self.id, "data": data(&stats) }))
     }
 }

@@ -116,6 +116,14 @@ pub struct Resources {
     pub unified: BTreeMap<String, String>,
 }
 
+impl Resources {
+    /// Whether CPU time is limited, so that the kernel counts periods.
+    #[must_use]
+    pub fn has_quota(&self) -> bool {
+        self.cpu_quota.is_some_and(|quota| quota > 0)
+    }
+}
+
 /// The users and capabilities of the processes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Security {

@@ -65,7 +65,10 @@ async fn update_once(
             tracing::warn!(container = %id, %error, "config.json shows the limits before the update");
         }
     }
-    Ok(operation.finish(result).await?)
+    let finished = operation.finish(result).await;
+    // The undo of a failed change sets limits too.
+    container.meters.cgroup.reader.expect_new_limits();
+    Ok(finished?)
 }
 
 fn may_change(state: &State) -> Result<(), Refusal> {
@@ -88,7 +91,9 @@ fn apply(
         let (old, again) = (or_unlimited(&status.resources, request), cgroup.clone());
         // A failed change may have set some of the limits.
         steps.undo("limits", move || Ok(again.apply(&without_devices(&old)?)?));
-        steps.step("limits", || Ok(cgroup.apply(&without_devices(&resources)?)?))?;
+        let changed = steps.step("limits", || Ok(cgroup.apply(&without_devices(&resources)?)?));
+        container.meters.cgroup.reader.expect_new_limits();
+        changed?;
     }
     steps.step("record", || {
         let change = |status: &Status| {

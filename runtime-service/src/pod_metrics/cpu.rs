@@ -93,10 +93,6 @@ pub(super) fn usage(stats: &CpuStats, has_quota: bool, samples: &mut impl Sample
     }
 }
 
-pub(super) fn has_quota(resources: &Resources) -> bool {
-    resources.cpu_quota.is_some_and(|quota| quota > 0)
-}
-
 pub(super) fn limits(resources: &Resources, samples: &mut impl Samples) {
     samples.add(&PERIOD, &[], Value::Count(resources.cpu_period.unwrap_or(DEFAULT_PERIOD)));
     if let Some(quota) = resources.cpu_quota.filter(|quota| *quota > 0) {

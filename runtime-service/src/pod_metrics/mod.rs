@@ -66,7 +66,7 @@ impl<'a> Scrape<'a> {
     pub fn take(service: &'a ServiceState) -> Self {
         let mut pods = service.pods.list();
         pods.retain(|pod| pod.status().state.may_run());
-        let pods = reading::pods_now(service, pods, Detail::All);
+        let pods = reading::pods_now(service, pods, Detail::ALL);
         let mut disks = Disks::default();
         let writable = disks.of_folder(&service.layout.containers());
         Self { service, pods, disks, writable, descriptors_left: SCRAPE_MAX }
@@ -96,12 +96,12 @@ impl<'a> Scrape<'a> {
         let ContainerReading { container, cgroup, writable, .. } = &pods[pod].containers[container];
         let Some(stats) = cgroup else { return };
         let status = container.status();
-        counters(service, stats, cpu::has_quota(&status.resources), disks, samples);
+        counters(service, stats, status.resources.has_quota(), disks, samples);
         if let Some(memory) = &stats.memory {
             memory::oom_kills(memory, samples);
         }
-        let path = cgroup_path(&pods[pod].pod, container.id()).ok();
-        let pids = path.and_then(|path| service.cgroups.open(&path).ok()?.pids().ok());
+        let path = || cgroup_path(&pods[pod].pod, container.id()).ok();
+        let pids = container.meters.cgroup.reader.pids(&service.cgroups, path);
         let processes = pids.map(|pids| ProcessUsage::of(&pids, status.state.pid(), descriptors_left));
         processes::usage(stats.pids.as_ref(), processes.as_ref(), samples);
         cpu::limits(&status.resources, samples);

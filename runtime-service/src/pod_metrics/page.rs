@@ -1,7 +1,7 @@
 //! Samples in Prometheus' text format: all samples of one metric together, for all subjects.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use super::Subject;
 use super::family::{Family, Kind, Samples, Value};
@@ -9,48 +9,102 @@ use super::family::{Family, Kind, Samples, Value};
 /// The samples of all subjects, collected in one pass over them.
 #[derive(Debug, Default)]
 pub(super) struct Page {
-    families: BTreeMap<&'static str, (&'static Family, String)>,
+    /// The labels of each subject: `container="web",id="...",`.
+    subjects: Vec<String>,
+    /// In the order of their first samples.
+    families: Vec<(&'static Family, Vec<Sample>)>,
+    /// The index of the family of the last sample. Most subjects have their samples in the same order.
+    last: usize,
+    /// The samples' other labels, one behind the other.
+    labels: String,
+}
+
+/// A line of the page, which is not text yet: with its labels it will have some 300 bytes.
+#[derive(Debug)]
+struct Sample {
+    subject: usize,
+    /// In [`Page::labels`].
+    labels: Range<usize>,
+    value: Value,
 }
 
 /// Receives the samples of one subject.
 pub(super) struct OfSubject<'a> {
     page: &'a mut Page,
-    /// `container="web",id="...` of every line.
-    labels: String,
 }
 
 impl Page {
     pub(super) fn of(&mut self, subject: &Subject) -> OfSubject<'_> {
-        let mut labels = String::new();
+        let mut labels = String::with_capacity(512);
         for (name, value) in Subject::LABELS.iter().zip(subject.values()) {
             add_label(&mut labels, name, value);
         }
-        OfSubject { page: self, labels }
+        self.subjects.push(labels);
+        OfSubject { page: self }
     }
 
-    pub(super) fn write(self, text: &mut String) {
-        for (name, (family, lines)) in self.families {
+    /// The index of a family.
+    fn find(&mut self, family: &'static Family) -> usize {
+        let is_it = |index: &usize| self.families.get(*index).is_some_and(|(is, _)| is.name == family.name);
+        let guess = [self.last + 1, self.last].into_iter().find(is_it);
+        guess.or_else(|| (0..self.families.len()).find(is_it)).unwrap_or_else(|| {
+            self.families.push((family, Vec::new()));
+            self.families.len() - 1
+        })
+    }
+
+    /// Not less than the length of the text.
+    fn length(&self) -> usize {
+        let of_family = |(family, samples): &(&Family, Vec<Sample>)| {
+            let name = family.name.len();
+            let line = |sample: &Sample| {
+                name + self.subjects[sample.subject].len()
+                    + sample.labels.len()
+                    + "{} \n".len()
+                    + Value::MAX_LENGTH
+            };
+            2 * (name + "# HELP  counter\n".len())
+                + family.help.len()
+                + samples.iter().map(line).sum::<usize>()
+        };
+        self.families.iter().map(of_family).sum()
+    }
+
+    pub(super) fn write(mut self, text: &mut String) {
+        self.families.sort_by_key(|(family, _)| family.name);
+        text.reserve(self.length());
+        for (family, samples) in &self.families {
+            let Family { name, help, .. } = family;
             let kind = match family.kind {
                 Kind::Counter => "counter",
                 Kind::Gauge => "gauge",
             };
-            let _ = write!(text, "# HELP {name} {}\n# TYPE {name} {kind}\n{lines}", family.help);
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for sample in samples {
+                text.push_str(name);
+                text.push('{');
+                text.push_str(&self.subjects[sample.subject]);
+                text.push_str(&self.labels[sample.labels.clone()]);
+                // The last comma is allowed, but unusual.
+                text.pop();
+                text.push_str("} ");
+                sample.value.write(text);
+                text.push('\n');
+            }
         }
     }
 }
 
 impl Samples for OfSubject<'_> {
     fn add(&mut self, family: &'static Family, labels: &[&str], value: Value) {
-        let (_, lines) = self.page.families.entry(family.name).or_insert((family, String::new()));
-        lines.push_str(family.name);
-        lines.push('{');
-        lines.push_str(&self.labels);
+        let page = &mut *self.page;
+        page.last = page.find(family);
+        let start = page.labels.len();
         for (name, value) in family.labels.iter().zip(labels) {
-            add_label(lines, name, value);
+            add_label(&mut page.labels, name, value);
         }
-        // The last comma is allowed, but unusual.
-        lines.pop();
-        let _ = writeln!(lines, "}} {value}");
+        let (subject, labels) = (page.subjects.len() - 1, start..page.labels.len());
+        page.families[page.last].1.push(Sample { subject, labels, value });
     }
 }
 
@@ -58,6 +112,11 @@ impl Samples for OfSubject<'_> {
 fn add_label(line: &mut String, name: &str, value: &str) {
     line.push_str(name);
     line.push_str("=\"");
+    if !value.contains(['\\', '"', '\n']) {
+        line.push_str(value);
+        line.push_str("\",");
+        return;
+    }
     for character in value.chars() {
         match character {
             '\\' => line.push_str("\\\\"),

@@ -1,8 +1,12 @@
 //! Processes, their threads and descriptors.
 
+use std::mem::MaybeUninit;
+
 use crisp_executor::cgroup::PidsStats;
+use crisp_executor::open_files;
 use crisp_operation::clock;
-use rustix::fs::{Dir, Mode, OFlags};
+use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::io::Errno;
 
 use super::family::Kind::Gauge;
 use super::family::{Family, Samples, Value};
@@ -92,9 +96,10 @@ fn files(pid: i32, left: &mut u64) -> (Option<u64>, Option<u64>) {
     if size > *left {
         return (Some(size), None);
     }
-    let Ok(mut entries) = Dir::read_from(&folder) else { return (Some(0), Some(0)) };
-    let (mut target, mut descriptors, mut sockets) = (Vec::new(), 0, 0);
-    while let Some(Ok(entry)) = entries.read() {
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut entries = RawDir::new(&folder, &mut buffer);
+    let (mut descriptors, mut sockets) = (0, 0);
+    while let Some(Ok(entry)) = entries.next() {
         if entry.file_name().to_bytes().starts_with(b".") {
             continue;
         }
@@ -103,16 +108,32 @@ fn files(pid: i32, left: &mut u64) -> (Option<u64>, Option<u64>) {
         }
         *left -= 1;
         descriptors += 1;
-        if let Ok(link) = rustix::fs::readlinkat(&folder, entry.file_name(), std::mem::take(&mut target)) {
-            sockets += u64::from(link.to_bytes().starts_with(b"socket:"));
-            target = link.into_bytes();
+        // The kernel cuts the target off.
+        let mut target = [0; SOCKET.len()];
+        let length = rustix::fs::readlinkat_raw(&folder, entry.file_name(), &mut target);
+        sockets += u64::from(length == Ok(SOCKET.len()) && target == SOCKET);
+        // Without this, another call would tell that these were all.
+        if descriptors == size {
+            break;
         }
     }
     (Some(descriptors), Some(sockets))
 }
 
-/// The soft limit, from `Max open files  1024  524288  files`.
+/// How the targets of sockets begin.
+const SOCKET: [u8; 7] = *b"socket:";
+
+/// The soft limit, -1 for none.
 fn max_open_files(pid: i32) -> Option<i64> {
+    match open_files::soft_limit(pid) {
+        Ok(limit) => Some(limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX))),
+        Err(Errno::PERM) => max_open_files_in_text(pid),
+        Err(_) => None,
+    }
+}
+
+/// From `Max open files  1024  524288  files`, which everybody may read.
+fn max_open_files_in_text(pid: i32) -> Option<i64> {
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     match line.split_whitespace().next()? {
@@ -160,6 +181,7 @@ mod tests {
         assert!(sockets >= 2 && descriptors >= 3 && SCRAPE_MAX - left == descriptors, "{usage:?}");
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         assert_eq!(usage.max_open_files, Some(limit.map_or(-1, |limit| limit as i64)));
+        assert_eq!(usage.max_open_files, max_open_files_in_text(own));
         drop(kept);
         let gone = ProcessUsage::of(&[i32::MAX], Some(i32::MAX), &mut left);
         assert_eq!((gone.processes, gone.descriptors, gone.max_open_files), (1, Some(0), None));

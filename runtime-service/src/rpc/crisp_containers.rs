@@ -110,7 +110,7 @@ impl Containers for RuntimeService {
         let service = self.service().clone();
         let read = move || {
             let pods = service.pods.list();
-            stats::reading::pods_now(&service, pods, Detail::All)
+            stats::reading::pods_now(&service, pods, Detail::ALL)
         };
         let pods = tokio::task::spawn_blocking(read).await;
         let pods = pods.map_err(|_| Status::internal("the reading was interrupted"))?;

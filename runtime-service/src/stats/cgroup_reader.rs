@@ -1,13 +1,13 @@
 //! Reads a cgroup's counters repeatedly. Its files stay open while the descriptor budget allows; opening them
 //! for each reading would take five times as long.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crisp_executor::cgroup::{CgroupPath, Cgroups, Detail, Stats, StatsReader};
 
 /// The approximate number of descriptors of one open reader.
-const PER_READER: usize = 22;
+const PER_READER: usize = 24;
 /// Limit for open readers, independent of the descriptor limit: each costs kernel memory.
 const MAX_READERS: usize = 1000;
 
@@ -47,6 +47,8 @@ impl Drop for Permit {
 #[derive(Debug, Default)]
 pub struct CgroupReader {
     files: Mutex<Files>,
+    /// Limits have been set since the last reading.
+    has_new_limits: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -59,29 +61,50 @@ enum Files {
 }
 
 impl CgroupReader {
-    /// Reads all counters. Blocks for some microseconds. None if there is no such cgroup.
+    /// Reads the counters. Blocks for some microseconds. None if there is no such cgroup. The path is needed by
+    /// the first reading.
     pub fn read(
         &self,
         cgroups: &Cgroups,
-        path: &CgroupPath,
+        path: impl FnOnce() -> Option<CgroupPath>,
         budget: &DescriptorBudget,
         detail: Detail,
     ) -> Option<Stats> {
         let mut files = self.lock();
+        let has_new_limits = self.has_new_limits.swap(false, Ordering::AcqRel);
         match &mut *files {
-            Files::Open(reader, _) => match reader.read(detail) {
-                Ok(stats) => return Some(stats),
-                Err(_) => *files = Files::NotOpen,
-            },
+            Files::Open(reader, _) => {
+                if has_new_limits {
+                    reader.forget_limits();
+                }
+                match reader.read(detail) {
+                    Ok(stats) => return Some(stats),
+                    Err(_) => *files = Files::NotOpen,
+                }
+            }
             Files::NotOpen => {}
             Files::Closed => return None,
         }
-        let cgroup = cgroups.open(path).ok()?;
-        let Some(permit) = budget.acquire() else { return cgroup.stats().ok() };
+        let cgroup = cgroups.open(&path()?).ok()?;
+        let Some(permit) = budget.acquire() else { return cgroup.stats_of(detail).ok() };
         let mut reader = cgroup.stats_reader().ok()?;
         let stats = reader.read(detail).ok()?;
         *files = Files::Open(Box::new(reader), permit);
         Some(stats)
+    }
+
+    /// The processes in the cgroup and below. None if there is no such cgroup.
+    pub fn pids(&self, cgroups: &Cgroups, path: impl FnOnce() -> Option<CgroupPath>) -> Option<Vec<i32>> {
+        match &*self.lock() {
+            Files::Open(reader, _) => reader.pids().ok(),
+            Files::NotOpen => cgroups.open(&path()?).ok()?.pids().ok(),
+            Files::Closed => None,
+        }
+    }
+
+    /// Must be called after limits have been set, since limits that are known are not read again.
+    pub fn expect_new_limits(&self) {
+        self.has_new_limits.store(true, Ordering::Release);
     }
 
     /// Closes the files and stops reading. A cgroup whose files are open stays in the kernel after its

@@ -20,13 +20,13 @@ impl Meter {
     pub fn read(
         &self,
         cgroups: &Cgroups,
-        path: &CgroupPath,
+        path: impl FnOnce() -> Option<CgroupPath>,
         budget: &DescriptorBudget,
         detail: Detail,
     ) -> Option<(Stats, Option<u64>)> {
         let stats = self.reader.read(cgroups, path, budget, detail)?;
         // A reading for metrics must not shorten the interval of a rate.
-        let rated = stats.cpu.as_ref().filter(|_| detail == Detail::Usage);
+        let rated = stats.cpu.as_ref().filter(|_| !detail.more);
         let rate = rated.and_then(|cpu| {
             self.cpu.lock().unwrap_or_else(PoisonError::into_inner).read(stats.timestamp_ns, cpu.usage_ns)
         });

@@ -14,7 +14,11 @@ pub struct PodMeters(Mutex<HashMap<PodId, Arc<Meter>>>);
 impl PodMeters {
     /// The meter of `pod`, new if it has none yet.
     pub(super) fn of(&self, pod: &PodId) -> Arc<Meter> {
-        self.lock().entry(pod.clone()).or_default().clone()
+        let mut meters = self.lock();
+        match meters.get(pod) {
+            Some(meter) => meter.clone(),
+            None => meters.entry(pod.clone()).or_default().clone(),
+        }
     }
 
     /// Forgets the pod, whose cgroup will be removed.

@@ -48,7 +48,7 @@ pub struct Network {
 /// Takes readings of containers.
 pub async fn containers(service: &Arc<ServiceState>, list: Vec<Arc<Container>>) -> Vec<ContainerReading> {
     let owned = service.clone();
-    let mut readings = parallel::map(list, move |one| read_container(&owned, one, Detail::Usage)).await;
+    let mut readings = parallel::map(list, move |one| read_container(&owned, one, Detail::USAGE)).await;
     add_writable(readings.iter_mut().collect()).await;
     readings
 }
@@ -56,7 +56,7 @@ pub async fn containers(service: &Arc<ServiceState>, list: Vec<Arc<Container>>) 
 /// Takes readings of pods and of their running containers.
 pub async fn pods(service: &Arc<ServiceState>, list: Vec<Arc<Pod>>) -> Vec<PodReading> {
     let owned = service.clone();
-    let read = move |(containers, pod)| read_pod(&owned, pod, containers, Detail::Usage);
+    let read = move |(containers, pod)| read_pod(&owned, pod, containers, Detail::USAGE);
     let mut readings = parallel::map(with_running(service, list), read).await;
     add_writable(readings.iter_mut().flat_map(|pod| &mut pod.containers).collect()).await;
     readings
@@ -106,11 +106,17 @@ async fn add_writable(mut readings: Vec<&mut ContainerReading>) {
 }
 
 fn read_container(service: &ServiceState, container: Arc<Container>, detail: Detail) -> ContainerReading {
-    let pod = service.pod_of(&container).filter(|_| has_processes(&container));
-    let path = pod.and_then(|pod| cgroup_path(&pod, container.id()).ok());
+    let status = container.status();
+    let detail = Detail {
+        throttling: detail.throttling && status.resources.has_quota(),
+        known_limits: true,
+        ..detail
+    };
+    let path = || cgroup_path(&*service.pod_of(&container)?, container.id()).ok();
+    let (cgroups, descriptors) = (&service.cgroups, &service.stats.descriptors);
     let read =
-        |path| container.meters.cgroup.read(&service.cgroups, &path, &service.stats.descriptors, detail);
-    let (cgroup, nano_cores) = path.and_then(read).map_or((None, None), |(stats, rate)| (Some(stats), rate));
+        has_processes(&container).then(|| container.meters.cgroup.read(cgroups, path, descriptors, detail));
+    let (cgroup, nano_cores) = read.flatten().map_or((None, None), |(stats, rate)| (Some(stats), rate));
     ContainerReading { container, cgroup, nano_cores, writable: None }
 }
 
@@ -133,7 +139,10 @@ fn own_cgroup(service: &ServiceState, pod: &Pod, detail: Detail) -> Option<(Stat
         return None;
     }
     let meter = service.stats.pods.of(&pod.id);
-    meter.read(&service.cgroups, pod.whole_cgroup(), &service.stats.descriptors, detail)
+    // Processes are killed in the cgroups of containers.
+    let detail = Detail { oom_kills: false, ..detail };
+    let path = || Some(pod.whole_cgroup().clone());
+    meter.read(&service.cgroups, path, &service.stats.descriptors, detail)
 }
 
 /// Kubelet makes one cgroup per pod with the uid in its name; other clients may give several pods the same

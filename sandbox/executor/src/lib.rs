@@ -43,6 +43,7 @@ pub mod ids;
 pub mod in_root;
 #[cfg(feature = "compile")]
 pub mod mount_table;
+pub mod open_files;
 pub mod plan;
 #[cfg(feature = "compile")]
 pub mod rootfs;

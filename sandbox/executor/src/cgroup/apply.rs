@@ -21,11 +21,11 @@ impl At {
         }
     }
 
-    /// See [`Dir::keep_files`]; `details` for v1 and for v2.
-    pub(super) fn keep_files(self, details: [&'static [&'static str]; 2]) -> Self {
+    /// See [`Dir::keep_files`].
+    pub(super) fn keep_files(self) -> Self {
         match self {
-            Self::V1(dir) => Self::V1(dir.keep_files(details[0])),
-            Self::V2(dir) => Self::V2(dir.keep_files(details[1])),
+            Self::V1(dir) => Self::V1(dir.keep_files()),
+            Self::V2(dir) => Self::V2(dir.keep_files()),
         }
     }
 }

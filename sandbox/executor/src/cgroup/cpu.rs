@@ -6,7 +6,7 @@ use super::dir::{Dir, keyed};
 use super::error::CgroupError;
 use super::psi;
 use super::resources::{Cpu, invalid};
-use super::stats::CpuStats;
+use super::stats::{CpuStats, Detail};
 
 /// The largest v1 shares and v2 weight.
 const MAX_SHARES: u64 = 262_144;
@@ -136,11 +136,14 @@ pub(super) fn stats_v2(dir: &Dir, buffer: &mut [u8]) -> Result<CpuStats, CgroupE
 pub(super) fn stats_v1(
     acct: Option<&Dir>,
     cpu: Option<&Dir>,
+    detail: Detail,
     buffer: &mut [u8],
 ) -> Result<CpuStats, CgroupError> {
     let mut stats = CpuStats::default();
     if let Some(acct) = acct {
         stats.usage_ns = acct.read_number("cpuacct.usage")?.unwrap_or_default();
+    }
+    if let Some(acct) = acct.filter(|_| detail.more) {
         // USER_HZ is 100 on every architecture that containers run on.
         for (key, ticks) in keyed(acct.read_opt("cpuacct.stat", buffer)?.unwrap_or_default()) {
             match key {
@@ -150,7 +153,7 @@ pub(super) fn stats_v1(
             }
         }
     }
-    if let Some(cpu) = cpu {
+    if let Some(cpu) = cpu.filter(|_| detail.throttling) {
         for (key, value) in keyed(cpu.read_opt("cpu.stat", buffer)?.unwrap_or_default()) {
             match key {
                 "nr_periods" => stats.periods = value,

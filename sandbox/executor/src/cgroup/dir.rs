@@ -1,6 +1,6 @@
 //! A cgroup's folder in one hierarchy: short reads and single writes, with errors that name the file.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -13,20 +13,18 @@ use super::error::CgroupError;
 #[derive(Debug)]
 pub(super) struct Dir {
     fd: OwnedFd,
-    /// For a folder that is read repeatedly: its files stay open, None for missing ones. Reading a file again
-    /// costs a tenth of opening it.
-    kept: Option<CachedFiles>,
+    /// For a folder that is read repeatedly: its files stay open. Reading a file again costs a sixth of opening
+    /// it.
+    kept: Option<RefCell<CachedFiles>>,
 }
 
 #[derive(Debug, Default)]
 struct CachedFiles {
-    files: RefCell<Vec<CachedFile>>,
-    /// Files that count as missing when only the usage is read.
-    details: &'static [&'static str],
-    with_details: Cell<bool>,
+    /// In the order of the first reading; None for missing ones.
+    files: Vec<(&'static str, Option<OwnedFd>)>,
+    /// The index behind the file that was read last: files are read in the same order each time.
+    next: usize,
 }
-
-type CachedFile = (&'static str, Option<OwnedFd>);
 
 /// Enough for the longest file read here (memory.stat, about 2 kB; io.stat 100 bytes per device).
 pub(super) const BUFFER: usize = 16 * 1024;
@@ -54,6 +52,11 @@ impl Dir {
     /// Names of the cgroups right below it.
     pub(super) fn children(&self) -> Result<Vec<CString>, Errno> {
         let mut names = Vec::new();
+        // A folder has two links of its own, and one from each folder in it. File systems that do not count
+        // so say 1.
+        if rustix::fs::fstat(&self.fd)?.st_nlink == 2 {
+            return Ok(names);
+        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         for entry in Listing::new(rustix::fs::openat(&self.fd, c".", flags, Mode::empty())?)? {
             let entry = entry?;
@@ -65,16 +68,9 @@ impl Dir {
         Ok(names)
     }
 
-    /// From now on files stay open once they have been read, and the files `details` count as missing unless
-    /// [`read_details`](Self::read_details) says otherwise.
-    pub(super) fn keep_files(self, details: &'static [&'static str]) -> Self {
-        Self { kept: Some(CachedFiles { details, ..CachedFiles::default() }), ..self }
-    }
-
-    pub(super) fn read_details(&self, with_details: bool) {
-        if let Some(kept) = &self.kept {
-            kept.with_details.set(with_details);
-        }
+    /// From now on files stay open once they have been read.
+    pub(super) fn keep_files(self) -> Self {
+        Self { kept: Some(RefCell::default()), ..self }
     }
 
     pub(super) fn into_fd(self) -> OwnedFd {
@@ -103,8 +99,7 @@ impl Dir {
         let length = buffer.len();
         let result = match &self.kept {
             None => self.open_to_read(file).and_then(|fd| read_to_end(&fd, buffer)),
-            Some(kept) if kept.details.contains(&file) && !kept.with_details.get() => return Ok(None),
-            Some(kept) => self.read_kept(&mut kept.files.borrow_mut(), file, buffer),
+            Some(kept) => self.read_kept(&mut kept.borrow_mut(), file, buffer),
         };
         match result {
             Ok(n) => Ok(Some(whole_lines(&buffer[..n], n == length))),
@@ -119,11 +114,13 @@ impl Dir {
 
     fn read_kept(
         &self,
-        kept: &mut Vec<CachedFile>,
+        CachedFiles { files, next }: &mut CachedFiles,
         file: &'static str,
         buffer: &mut [u8],
     ) -> Result<usize, Errno> {
-        let index = match kept.iter().position(|(name, _)| *name == file) {
+        let is_it = |(name, _): &(&str, _)| *name == file;
+        let known = Some(*next).filter(|next| files.get(*next).is_some_and(is_it));
+        let index = match known.or_else(|| files.iter().position(is_it)) {
             Some(index) => index,
             None => {
                 let fd = match self.open_to_read(file) {
@@ -131,11 +128,12 @@ impl Dir {
                     Err(Errno::NOENT) => None,
                     Err(errno) => return Err(errno),
                 };
-                kept.push((file, fd));
-                kept.len() - 1
+                files.push((file, fd));
+                files.len() - 1
             }
         };
-        let fd = kept[index].1.as_ref().ok_or(Errno::NOENT)?;
+        *next = index + 1;
+        let fd = files[index].1.as_ref().ok_or(Errno::NOENT)?;
         let mut filled = 0;
         while filled < buffer.len() {
             match rustix::io::pread(fd, &mut buffer[filled..], filled as u64) {
@@ -173,6 +171,10 @@ impl Dir {
         }
     }
 
+    pub(super) fn read_error(&self, file: &str, errno: Errno) -> CgroupError {
+        CgroupError::Read { file: self.name(file), errno }
+    }
+
     pub(super) fn read<'b>(&self, file: &'static str, buffer: &'b mut [u8]) -> Result<&'b str, CgroupError> {
         self.read_opt(file, buffer)?
             .ok_or_else(|| CgroupError::Read { file: self.name(file), errno: Errno::NOENT })
@@ -181,11 +183,7 @@ impl Dir {
     /// A file with one number; `max` (v2), and v1's number for it, are None.
     pub(super) fn read_limit(&self, file: &'static str) -> Result<Option<Option<u64>>, CgroupError> {
         let mut buffer = [0u8; 64];
-        Ok(self.read_opt(file, &mut buffer)?.map(|text| {
-            let value = text.trim().parse::<u64>().ok();
-            // v1: LONG_MAX rounded down to pages.
-            value.filter(|v| *v < 0x7fff_ffff_ffff_0000)
-        }))
+        Ok(self.read_opt(file, &mut buffer)?.map(|text| text.trim().parse().ok().and_then(limited)))
     }
 
     pub(super) fn read_number(&self, file: &'static str) -> Result<Option<u64>, CgroupError> {
@@ -228,6 +226,11 @@ pub(super) fn write_once(fd: &OwnedFd, value: &str) -> Result<(), Errno> {
             Err(errno) => return Err(errno),
         }
     }
+}
+
+/// None for v1's number for "no limit", which is LONG_MAX rounded down to pages.
+pub(super) fn limited(number: u64) -> Option<u64> {
+    Some(number).filter(|number| *number < 0x7fff_ffff_ffff_0000)
 }
 
 /// The text without a last line that may be incomplete: a part of a number is another number.

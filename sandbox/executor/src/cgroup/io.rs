@@ -7,7 +7,7 @@ use super::dir::Dir;
 use super::error::CgroupError;
 use super::psi;
 use super::resources::{BlockIo, IoRate, IoRateKind, IoWeight, invalid};
-use super::stats::{IoDeviceStats, IoStats};
+use super::stats::{Detail, IoDeviceStats, IoStats};
 
 /// Of weights in v1 and for BFQ.
 const WEIGHTS: std::ops::RangeInclusive<u16> = 10..=1000;
@@ -109,9 +109,9 @@ fn write_either(dir: &Dir, [old, new]: [&str; 2], value: &str) -> Result<(), Cgr
     if dir.write_opt(old, value)? { Ok(()) } else { dir.write(new, value) }
 }
 
-pub(super) fn stats_v2(dir: &Dir, buffer: &mut [u8]) -> Result<IoStats, CgroupError> {
-    let text = dir.read_opt("io.stat", buffer)?.unwrap_or_default();
-    let devices = text.lines().filter_map(parse_v2).collect();
+pub(super) fn stats_v2(dir: &Dir, detail: Detail, buffer: &mut [u8]) -> Result<IoStats, CgroupError> {
+    let text = if detail.more { dir.read_opt("io.stat", buffer)? } else { None };
+    let devices = text.unwrap_or_default().lines().filter_map(parse_v2).collect();
     Ok(IoStats { devices, psi: psi::read(dir, "io.pressure", buffer)? })
 }
 
@@ -139,15 +139,18 @@ fn new_device(numbers: &str) -> Option<IoDeviceStats> {
 
 /// v1 counts what the throttling layer has seen, which is all of it.
 pub(super) fn stats_v1(dir: &Dir, buffer: &mut [u8]) -> Result<IoStats, CgroupError> {
-    let mut stats = IoStats::default();
-    for (file, bytes) in
-        [("blkio.throttle.io_service_bytes_recursive", true), ("blkio.throttle.io_serviced_recursive", false)]
-    {
-        for line in dir.read_opt(file, buffer)?.unwrap_or_default().lines() {
-            add_v1(&mut stats.devices, line, bytes);
-        }
+    let mut devices = Vec::new();
+    let mut add = |devices: &mut Vec<_>, file, is_bytes| {
+        let text = dir.read_opt(file, buffer)?.unwrap_or_default();
+        text.lines().for_each(|line| add_v1(devices, line, is_bytes));
+        Ok::<_, CgroupError>(())
+    };
+    add(&mut devices, "blkio.throttle.io_service_bytes_recursive", true)?;
+    // Both files have the same devices: those that were used.
+    if !devices.is_empty() {
+        add(&mut devices, "blkio.throttle.io_serviced_recursive", false)?;
     }
-    Ok(stats)
+    Ok(IoStats { devices, psi: None })
 }
 
 /// `8:0 Read 123`; the last line, `Total 456`, is not a device's.

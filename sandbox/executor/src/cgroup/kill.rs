@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
-use super::dir::Dir;
+use super::dir::{BUFFER, Dir};
 use super::error::CgroupError;
 use super::freeze;
 use super::hierarchy::{Controller, ControllerHierarchy, Hierarchy, Host};
@@ -126,26 +126,80 @@ pub(super) fn collect(
     path: &CgroupPath,
     found: &mut Vec<i32>,
 ) -> Result<(), CgroupError> {
-    /// Either of the two ways in which a walk fails.
-    enum Failed {
-        Walk(Errno),
-        Read(CgroupError),
-    }
-    impl From<Errno> for Failed {
-        fn from(errno: Errno) -> Self {
-            Self::Walk(errno)
-        }
-    }
     let Some(dir) = hierarchy.dir(path)? else { return Ok(()) };
-    let walked = tree::walk(dir, |dir| {
-        if let Some(text) = dir.read_all("cgroup.procs").map_err(Failed::Read)? {
-            // 0 stands for a process of another PID namespace.
-            found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
-        }
-        Ok(())
-    });
-    walked.map_err(|failed| match failed {
+    tree::walk(dir, |dir| own(dir, found)).map_err(|failed| match failed {
         Failed::Read(error) => error,
         Failed::Walk(errno) => CgroupError::Host { path: hierarchy.dir_path(path), source: errno.into() },
     })
+}
+
+/// Adds the processes of a cgroup and of those below it.
+pub(super) fn collect_below(dir: &Dir, found: &mut Vec<i32>) -> Result<(), CgroupError> {
+    let walk = |found: &mut Vec<i32>| {
+        own(dir, found)?;
+        walk_below(dir, found)
+    };
+    walk(found).map_err(|failed| failed.of(dir))
+}
+
+/// Like [`collect_below`], with the file of the cgroup itself kept open. Not for v1, where an open file that is
+/// read every second shows the same list for ever.
+pub(super) fn collect_kept(dir: &Dir, found: &mut Vec<i32>) -> Result<(), CgroupError> {
+    let mut buffer = [0u8; BUFFER];
+    let list = match dir.read_opt(PROCESSES, &mut buffer) {
+        Err(CgroupError::Read { errno: Errno::NODEV, .. }) => return Ok(()),
+        list => list?.unwrap_or_default(),
+    };
+    // A full buffer may lack the rest.
+    if list.len() > BUFFER / 2 {
+        return collect_below(dir, found);
+    }
+    add(list, found);
+    walk_below(dir, found).map_err(|failed| failed.of(dir))
+}
+
+const PROCESSES: &str = "cgroup.procs";
+
+/// Either of the two ways in which a walk fails.
+enum Failed {
+    Walk(Errno),
+    Read(CgroupError),
+}
+
+impl From<Errno> for Failed {
+    fn from(errno: Errno) -> Self {
+        Self::Walk(errno)
+    }
+}
+
+impl Failed {
+    fn of(self, dir: &Dir) -> CgroupError {
+        match self {
+            Self::Read(error) => error,
+            Self::Walk(errno) => dir.read_error(PROCESSES, errno),
+        }
+    }
+}
+
+fn walk_below(dir: &Dir, found: &mut Vec<i32>) -> Result<(), Failed> {
+    for name in tree::children(dir)? {
+        match dir.child(&name) {
+            Ok(below) => tree::walk(below, |dir| own(dir, found))?,
+            Err(Errno::NOENT | Errno::NODEV) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+fn own(dir: &Dir, found: &mut Vec<i32>) -> Result<(), Failed> {
+    if let Some(list) = dir.read_all(PROCESSES).map_err(Failed::Read)? {
+        add(&list, found);
+    }
+    Ok(())
+}
+
+/// 0 stands for a process of another PID namespace.
+fn add(list: &str, found: &mut Vec<i32>) {
+    found.extend(list.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
 }

@@ -4,9 +4,10 @@ use rustix::io::Errno;
 
 use super::dir::{Dir, keyed};
 use super::error::CgroupError;
+use super::known::Known;
 use super::psi;
 use super::resources::{Memory, invalid};
-use super::stats::{MemoryStats, SwapStats};
+use super::stats::{Detail, MemoryStats, SwapStats};
 
 /// A requested value: 0 means none, negative numbers mean "no limit".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +155,12 @@ fn apply_v1_limits(dir: &Dir, bytes: Option<Limit>, total: Option<Limit>) -> Res
     if raises { Ok(()) } else { dir.write("memory.memsw.limit_in_bytes", &total.v1()) }
 }
 
-pub(super) fn stats_v2(dir: &Dir, buffer: &mut [u8]) -> Result<MemoryStats, CgroupError> {
+pub(super) fn stats_v2(
+    dir: &Dir,
+    known: &mut Known,
+    detail: Detail,
+    buffer: &mut [u8],
+) -> Result<(MemoryStats, Option<SwapStats>), CgroupError> {
     let usage = dir.read_number("memory.current")?.unwrap_or_default();
     let mut stats = MemoryStats { usage, ..MemoryStats::default() };
     for (key, value) in keyed(dir.read_opt("memory.stat", buffer)?.unwrap_or_default()) {
@@ -170,21 +176,36 @@ pub(super) fn stats_v2(dir: &Dir, buffer: &mut [u8]) -> Result<MemoryStats, Cgro
             _ => {}
         }
     }
-    stats.max_usage = dir.read_number("memory.peak")?;
-    for (key, value) in keyed(dir.read_opt("memory.events", buffer)?.unwrap_or_default()) {
-        match key {
-            "max" => stats.limit_hits = value,
-            "oom_kill" => stats.oom_kills = value,
-            _ => {}
+    if detail.more {
+        stats.max_usage = dir.read_number("memory.peak")?;
+        for (key, value) in keyed(dir.read_opt("memory.events", buffer)?.unwrap_or_default()) {
+            match key {
+                "max" => stats.limit_hits = value,
+                "oom_kill" => stats.oom_kills = value,
+                _ => {}
+            }
         }
     }
     stats.psi = psi::read(dir, "memory.pressure", buffer)?;
-    Ok(finish(stats, dir.read_limit("memory.max")?.flatten()))
+    let limit = known.memory.or_read(dir, "memory.max")?;
+    // None when swap is not accounted.
+    let swap = match dir.read_number("memory.swap.current")? {
+        Some(usage) => Some(SwapStats { usage, limit: known.swap.or_read(dir, "memory.swap.max")? }),
+        None => None,
+    };
+    Ok((finish(stats, limit), swap))
 }
 
-pub(super) fn stats_v1(dir: &Dir, buffer: &mut [u8]) -> Result<MemoryStats, CgroupError> {
+/// memory.stat has the limits and the swap too: each file costs a microsecond and more.
+pub(super) fn stats_v1(
+    dir: &Dir,
+    known: &mut Known,
+    detail: Detail,
+    buffer: &mut [u8],
+) -> Result<(MemoryStats, Option<SwapStats>), CgroupError> {
     let usage = dir.read_number("memory.usage_in_bytes")?.unwrap_or_default();
     let mut stats = MemoryStats { usage, ..MemoryStats::default() };
+    let (mut lowest, mut lowest_total, mut swap) = (None, None, None);
     for (key, value) in keyed(dir.read_opt("memory.stat", buffer)?.unwrap_or_default()) {
         match key {
             "total_rss" => stats.rss = value,
@@ -194,14 +215,42 @@ pub(super) fn stats_v1(dir: &Dir, buffer: &mut [u8]) -> Result<MemoryStats, Cgro
             "total_pgmajfault" => stats.major_page_faults = value,
             "total_active_file" => stats.active_file = value,
             "total_inactive_file" => stats.inactive_file = value,
+            // Only where swap is accounted.
+            "total_swap" => swap = Some(value),
+            "hierarchical_memory_limit" => lowest = Some(value),
+            "hierarchical_memsw_limit" => lowest_total = Some(value),
             _ => {}
         }
     }
-    stats.max_usage = dir.read_number("memory.max_usage_in_bytes")?;
-    stats.limit_hits = dir.read_number("memory.failcnt")?.unwrap_or_default();
-    stats.oom_kills = oom_kills(dir, "memory.oom_control")?;
-    stats.kernel = dir.read_number("memory.kmem.usage_in_bytes")?.unwrap_or_default();
-    Ok(finish(stats, dir.read_limit("memory.limit_in_bytes")?.flatten()))
+    let limit = known.memory.at_least(lowest, dir, "memory.limit_in_bytes")?;
+    if detail.more {
+        stats.max_usage = dir.read_number("memory.max_usage_in_bytes")?;
+        stats.limit_hits = limit_hits_v1(dir, limit, known)?;
+        stats.kernel = dir.read_number("memory.kmem.usage_in_bytes")?.unwrap_or_default();
+    }
+    if detail.oom_kills {
+        stats.oom_kills = oom_kills(dir, "memory.oom_control")?;
+    }
+    let swap = match swap {
+        Some(usage) => {
+            // v1 limits memory and swap together.
+            let total = known.swap.at_least(lowest_total, dir, "memory.memsw.limit_in_bytes")?;
+            let limit = total.zip(limit).map(|(total, memory)| total.saturating_sub(memory));
+            Some(SwapStats { usage, limit })
+        }
+        None => None,
+    };
+    Ok((finish(stats, limit), swap))
+}
+
+/// A cgroup without a limit hits none: the number stays the same.
+fn limit_hits_v1(dir: &Dir, limit: Option<u64>, known: &mut Known) -> Result<u64, CgroupError> {
+    if let (None, Some(hits)) = (limit, known.limit_hits) {
+        return Ok(hits);
+    }
+    let hits = dir.read_number("memory.failcnt")?.unwrap_or_default();
+    known.limit_hits = limit.is_none().then_some(hits);
+    Ok(hits)
 }
 
 fn finish(mut stats: MemoryStats, limit: Option<u64>) -> MemoryStats {
@@ -210,20 +259,6 @@ fn finish(mut stats: MemoryStats, limit: Option<u64>) -> MemoryStats {
     stats.limit = limit;
     stats.available = limit.map(|limit| limit.saturating_sub(stats.working_set));
     stats
-}
-
-/// None when swap is not accounted.
-pub(super) fn swap_v2_stats(dir: &Dir) -> Result<Option<SwapStats>, CgroupError> {
-    let Some(usage) = dir.read_number("memory.swap.current")? else { return Ok(None) };
-    Ok(Some(SwapStats { usage, limit: dir.read_limit("memory.swap.max")?.flatten() }))
-}
-
-/// v1 counts memory and swap together.
-pub(super) fn swap_v1_stats(dir: &Dir, memory: &MemoryStats) -> Result<Option<SwapStats>, CgroupError> {
-    let Some(total) = dir.read_number("memory.memsw.usage_in_bytes")? else { return Ok(None) };
-    let total_limit = dir.read_limit("memory.memsw.limit_in_bytes")?.flatten();
-    let limit = total_limit.zip(memory.limit).map(|(total, memory)| total.saturating_sub(memory));
-    Ok(Some(SwapStats { usage: total.saturating_sub(memory.usage), limit }))
 }
 
 /// `oom_kill` of memory.events (v2) or memory.oom_control (v1).

@@ -2,15 +2,16 @@
 
 use super::dir::Dir;
 use super::error::CgroupError;
+use super::known::KnownLimit;
 use super::stats::PidsStats;
 
 pub(super) fn apply(dir: &Dir, limit: i64) -> Result<(), CgroupError> {
     if limit > 0 { dir.write("pids.max", &limit.to_string()) } else { dir.write("pids.max", "max") }
 }
 
-pub(super) fn stats(dir: &Dir) -> Result<PidsStats, CgroupError> {
+pub(super) fn stats(dir: &Dir, limit: &mut KnownLimit) -> Result<PidsStats, CgroupError> {
     Ok(PidsStats {
         current: dir.read_number("pids.current")?.unwrap_or_default(),
-        limit: dir.read_limit("pids.max")?.flatten(),
+        limit: limit.or_read(dir, "pids.max")?,
     })
 }

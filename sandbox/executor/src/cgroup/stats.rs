@@ -2,13 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The parts that are read.
+/// The parts that are read in addition to usage, limits and pressure. Those that are not read stay 0 or None.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Detail {
-    /// Usage, limits and pressure; the rest (throttling, high-water marks, events, bytes per device, on v1 also
-    /// CPU time by user and system) stays 0 or None.
-    Usage,
-    All,
+pub struct Detail {
+    /// High-water marks, events, bytes per device, and on v1 CPU time by user and system and the memory of the
+    /// kernel.
+    pub more: bool,
+    /// Periods of the CPU quota. On v2 always.
+    pub throttling: bool,
+    /// Processes killed for lack of memory. On v2 with `more`.
+    pub oom_kills: bool,
+    /// Whether limits that were read before are not read again: for a cgroup whose limits no other program sets.
+    pub known_limits: bool,
+}
+
+impl Detail {
+    pub const USAGE: Self = Self { more: false, throttling: false, oom_kills: false, known_limits: false };
+    pub const ALL: Self = Self { more: true, throttling: true, oom_kills: true, known_limits: false };
 }
 
 /// One reading of all counters of a cgroup. A part is None if the host has no controller for it.

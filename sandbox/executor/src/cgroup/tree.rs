@@ -72,7 +72,7 @@ pub(super) fn remove_below(top: Dir) -> Result<(), Errno> {
 }
 
 /// None when it is gone.
-fn children(dir: &Dir) -> Result<Vec<CString>, Errno> {
+pub(super) fn children(dir: &Dir) -> Result<Vec<CString>, Errno> {
     match dir.children() {
         Err(Errno::NOENT | Errno::NODEV) => Ok(Vec::new()),
         other => other,

@@ -6,21 +6,10 @@ use super::apply::{At, at};
 use super::dir::{BUFFER, Dir};
 use super::error::CgroupError;
 use super::hierarchy::{Controller, Host};
+use super::known::{Known, KnownLimit};
 use super::path::CgroupPath;
-use super::stats::{CpuStats, Detail, MemoryStats, Stats, SwapStats};
-use super::{cpu, io, memory, pids, psi};
-
-/// Files that only [`Detail::All`] reads, on v1 and on v2: throttling, shares of user and system, high-water
-/// marks, events and bytes per device. In v2 cpu.stat has the usage as well.
-const CPU: [&[&str]; 2] = [&["cpu.stat"], &[]];
-const CPUACCT: [&[&str]; 2] = [&["cpuacct.stat"], &[]];
-const MEMORY: [&[&str]; 2] = [
-    &["memory.max_usage_in_bytes", "memory.failcnt", "memory.oom_control", "memory.kmem.usage_in_bytes"],
-    &["memory.peak", "memory.events"],
-];
-const IO: [&[&str]; 2] =
-    [&["blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"], &["io.stat"]];
-const NONE: [&[&str]; 2] = [&[], &[]];
+use super::stats::{CpuStats, Detail, IoStats, MemoryStats, Stats, SwapStats};
+use super::{cpu, io, kill, memory, pids, psi};
 
 /// The folders with counters; None if the host has no such controller.
 #[derive(Debug)]
@@ -32,6 +21,7 @@ pub(super) struct Counters {
     io: Option<At>,
     /// On a hybrid host pressure is counted for every cgroup of the v2 tree, without a controller.
     pressure: Option<Dir>,
+    known: Known,
 }
 
 impl Counters {
@@ -44,39 +34,54 @@ impl Counters {
             pids: at(Controller::Pids)?,
             io: at(Controller::Io)?,
             pressure: host.hybrid().map(|v2| v2.dir(path)).transpose()?.flatten(),
+            known: Known::default(),
         })
     }
 
     /// For repeated reading.
     pub(super) fn keep_files(self) -> Self {
-        let keep = |at: Option<At>, details| at.map(|at| at.keep_files(details));
+        let keep = |at: Option<At>| at.map(At::keep_files);
         Self {
-            cpu: keep(self.cpu, CPU),
-            cpuacct: keep(self.cpuacct, CPUACCT),
-            memory: keep(self.memory, MEMORY),
-            pids: keep(self.pids, NONE),
-            io: keep(self.io, IO),
-            pressure: self.pressure.map(|dir| dir.keep_files(&[])),
+            cpu: keep(self.cpu),
+            cpuacct: keep(self.cpuacct),
+            memory: keep(self.memory),
+            pids: keep(self.pids),
+            io: keep(self.io),
+            pressure: self.pressure.map(Dir::keep_files),
+            known: self.known,
         }
     }
 
-    pub(super) fn read(&self, detail: Detail) -> Result<Stats, CgroupError> {
-        for at in [&self.cpu, &self.cpuacct, &self.memory, &self.io].into_iter().flatten() {
-            at.dir().read_details(detail == Detail::All);
+    /// The limits are read anew by the next reading.
+    pub(super) fn forget_limits(&mut self) {
+        self.known = Known::default();
+    }
+
+    pub(super) fn read(&mut self, detail: Detail) -> Result<Stats, CgroupError> {
+        // On v1 the memory limits are compared with those in memory.stat, and known ones are of use.
+        if !detail.known_limits {
+            self.known.pids = KnownLimit::default();
+            if matches!(self.memory, Some(At::V2(_))) {
+                (self.known.memory, self.known.swap) = (KnownLimit::default(), KnownLimit::default());
+            }
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut buffer = [0u8; BUFFER];
         let buffer = &mut buffer[..];
-        let (memory, swap) = self.memory(buffer)?;
+        let (memory, swap) = self.memory(detail, buffer)?;
         let mut stats = Stats {
             timestamp_ns: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
-            cpu: self.cpu(buffer)?,
+            cpu: self.cpu(detail, buffer)?,
             memory,
             swap,
-            pids: self.pids.as_ref().map(|at| pids::stats(at.dir())).transpose()?,
+            pids: match &self.pids {
+                Some(at) => Some(pids::stats(at.dir(), &mut self.known.pids)?),
+                None => None,
+            },
             io: match &self.io {
+                Some(At::V1(_)) if !detail.more => Some(IoStats::default()),
                 Some(At::V1(dir)) => Some(io::stats_v1(dir, buffer)?),
-                Some(At::V2(dir)) => Some(io::stats_v2(dir, buffer)?),
+                Some(At::V2(dir)) => Some(io::stats_v2(dir, detail, buffer)?),
                 None => None,
             },
         };
@@ -86,26 +91,43 @@ impl Counters {
         Ok(stats)
     }
 
-    fn cpu(&self, buffer: &mut [u8]) -> Result<Option<CpuStats>, CgroupError> {
+    fn cpu(&self, detail: Detail, buffer: &mut [u8]) -> Result<Option<CpuStats>, CgroupError> {
         Ok(match (&self.cpu, &self.cpuacct) {
             (None, None) => None,
             (Some(At::V2(dir)), _) => Some(cpu::stats_v2(dir, buffer)?),
             (cpu, acct) => {
-                Some(cpu::stats_v1(acct.as_ref().map(At::dir), cpu.as_ref().map(At::dir), buffer)?)
+                let (acct, cpu) = (acct.as_ref().map(At::dir), cpu.as_ref().map(At::dir));
+                Some(cpu::stats_v1(acct, cpu, detail, buffer)?)
             }
         })
     }
 
-    fn memory(&self, buffer: &mut [u8]) -> Result<(Option<MemoryStats>, Option<SwapStats>), CgroupError> {
-        Ok(match &self.memory {
-            Some(At::V1(dir)) => {
-                let memory = memory::stats_v1(dir, buffer)?;
-                let swap = memory::swap_v1_stats(dir, &memory)?;
-                (Some(memory), swap)
-            }
-            Some(At::V2(dir)) => (Some(memory::stats_v2(dir, buffer)?), memory::swap_v2_stats(dir)?),
-            None => (None, None),
-        })
+    fn memory(
+        &mut self,
+        detail: Detail,
+        buffer: &mut [u8],
+    ) -> Result<(Option<MemoryStats>, Option<SwapStats>), CgroupError> {
+        let known = &mut self.known;
+        let (memory, swap) = match &self.memory {
+            Some(At::V1(dir)) => memory::stats_v1(dir, known, detail, buffer)?,
+            Some(At::V2(dir)) => memory::stats_v2(dir, known, detail, buffer)?,
+            None => return Ok((None, None)),
+        };
+        Ok((Some(memory), swap))
+    }
+
+    /// The processes in it and below.
+    pub(super) fn pids(&self) -> Result<Vec<i32>, CgroupError> {
+        let mut found = Vec::new();
+        let own = [&self.pids, &self.memory, &self.cpu].into_iter().flatten().next();
+        // Every process is in both trees of a hybrid host; v2 lists them faster.
+        if let (Some(dir), _) | (None, Some(At::V2(dir))) = (&self.pressure, own) {
+            kill::collect_kept(dir, &mut found)?;
+        }
+        if let (true, Some(At::V1(dir))) = (found.is_empty(), own) {
+            kill::collect_below(dir, &mut found)?;
+        }
+        Ok(found)
     }
 }
 

@@ -274,10 +274,19 @@ pub(crate) struct Limit {
 
 /// Calls prlimit64(2) for this process: sets `new` when given, returns the limit before that.
 pub(crate) fn limit(resource: u32, new: Option<Limit>) -> Result<Limit, Errno> {
+    prlimit(0, resource, new)
+}
+
+/// Returns the limit of a process. EPERM without CAP_SYS_RESOURCE, if it runs as another user.
+pub(crate) fn limit_of(pid: i32, resource: u32) -> Result<Limit, Errno> {
+    prlimit(pid, resource, None)
+}
+
+fn prlimit(pid: i32, resource: u32, new: Option<Limit>) -> Result<Limit, Errno> {
     let mut old = Limit { soft: 0, hard: 0 };
     let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: `new` is null or points to a live rlimit64, `old` is one that may be written.
-    checked(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, &raw mut old) })?;
+    checked(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, new, &raw mut old) })?;
     Ok(old)
 }
 

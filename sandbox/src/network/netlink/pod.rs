@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use rustix::io::Errno;
 
 use super::address::{InterfaceAddress, add_address};
-use super::counters::InterfaceCounters;
-use super::link::{link_by_name, links, no_automatic_ipv6, up, wait_until_up};
+use super::counters::{InterfaceCounters, all_counters};
+use super::link::{link_by_name, no_automatic_ipv6, up, wait_until_up};
 use super::message::Messages;
 use super::neighbour::{EntryLifetime, add_neighbour};
 use super::qdisc::limit_rate;
@@ -61,8 +61,7 @@ impl PodNetlink {
     /// # Errors
     /// As [`Self::interface_counters`].
     pub fn all_counters(&self) -> Result<Vec<(String, InterfaceCounters)>, NetlinkError> {
-        let all = self.with(links)?;
-        Ok(all.into_iter().filter(|l| l.name != "lo").map(|l| (l.name, l.counters)).collect())
+        self.with(all_counters)
     }
 
     /// Sets the loopback interface up, which is down in a new namespace.

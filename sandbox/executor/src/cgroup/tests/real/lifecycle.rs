@@ -64,7 +64,7 @@ fn a_hundred_containers_in_a_row_leave_no_cgroup() {
         cgroup.join().unwrap();
         let mut reader = cgroup.stats_reader().unwrap();
         for _ in 0..2 {
-            assert!(reader.read(Detail::Usage).unwrap().pids.is_some());
+            assert!(reader.read(Detail::USAGE).unwrap().pids.is_some());
         }
         cgroup.remove().unwrap();
         let host = &own.cgroup.host;

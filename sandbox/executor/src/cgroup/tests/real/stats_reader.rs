@@ -6,7 +6,7 @@ use super::*;
 fn a_reader_sees_what_a_fresh_look_sees_until_the_cgroup_is_gone() {
     let Some(own) = Own::new() else { return };
     let mut reader = own.cgroup.stats_reader().unwrap();
-    let before = reader.read(Detail::Usage).unwrap();
+    let before = reader.read(Detail::USAGE).unwrap();
     // More sleeps than the pipeline has processes: their number says that it has ended.
     let mut child = own.run(
         "x=$(head -c 3000000 /dev/zero | tr '\\0' x); \
@@ -14,10 +14,10 @@ fn a_reader_sees_what_a_fresh_look_sees_until_the_cgroup_is_gone() {
     );
     let settled =
         |s: &Stats| s.memory.as_ref().unwrap().rss >= 3_000_000 && s.pids.as_ref().unwrap().current == 6;
-    while !settled(&reader.read(Detail::Usage).unwrap()) {
+    while !settled(&reader.read(Detail::USAGE).unwrap()) {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
-    let (kept, fresh) = (reader.read(Detail::Usage).unwrap(), own.cgroup.stats().unwrap());
+    let (kept, fresh) = (reader.read(Detail::USAGE).unwrap(), own.cgroup.stats().unwrap());
     let without_time =
         |s: &Stats| (s.pids.clone(), s.memory.as_ref().unwrap().limit, s.swap.clone().map(|s| s.limit));
     assert_eq!(without_time(&kept), without_time(&fresh));
@@ -33,8 +33,76 @@ fn a_reader_sees_what_a_fresh_look_sees_until_the_cgroup_is_gone() {
     child.wait().unwrap();
     own.cgroup.remove().unwrap();
     assert!(matches!(
-        reader.read(Detail::Usage),
+        reader.read(Detail::USAGE),
         Err(CgroupError::Read { errno: rustix::io::Errno::NODEV, .. })
     ));
     assert!(matches!(own.cgroup.stats(), Err(CgroupError::NotFound { .. })));
+}
+
+#[test]
+fn a_reader_lists_the_processes_of_now_and_those_below() {
+    let Some(own) = Own::new() else { return };
+    let reader = own.cgroup.stats_reader().unwrap();
+    assert_eq!(reader.pids().unwrap(), [] as [i32; 0]);
+    let mut child = own.run("sleep 1000");
+    let below = own.cgroup.child("below").unwrap();
+    // Within the second for which v1 keeps a list.
+    for _ in 0..3 {
+        assert_eq!(reader.pids().unwrap(), own.cgroup.pids().unwrap());
+    }
+    assert_eq!(reader.pids().unwrap(), [child.id().cast_signed()]);
+    let host = &own.cgroup.host;
+    for hierarchy in host.v1.iter().chain(&host.v2) {
+        let procs = hierarchy.dir_path(below.path()).join("cgroup.procs");
+        std::fs::write(procs, child.id().to_string()).unwrap();
+    }
+    assert_eq!(reader.pids().unwrap(), [child.id().cast_signed()], "in a cgroup below");
+    own.cgroup.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(reader.pids().unwrap(), [] as [i32; 0]);
+}
+
+#[test]
+fn folders_count_their_children_in_links() {
+    let Some(own) = Own::new() else { return };
+    let names = |dir: &dir::Dir| dir.children().unwrap();
+    for hierarchy in own.cgroup.host.v1.iter().chain(&own.cgroup.host.v2) {
+        let dir = hierarchy.dir(own.cgroup.path()).unwrap().unwrap();
+        let links = || rustix::fs::fstat(dir.fd()).unwrap().st_nlink;
+        assert_eq!((links(), names(&dir).len()), (2, 0));
+        let below = hierarchy.dir_path(own.cgroup.path()).join("below");
+        std::fs::create_dir(&below).unwrap();
+        assert_eq!((links(), names(&dir)), (3, vec![c"below".to_owned()]));
+        std::fs::remove_dir(below).unwrap();
+        assert_eq!((links(), names(&dir).len()), (2, 0));
+    }
+}
+
+#[test]
+fn new_limits_are_read_once_they_are_expected() {
+    let Some(own) = Own::new() else { return };
+    let mut reader = own.cgroup.stats_reader().unwrap();
+    let known = Detail { known_limits: true, ..Detail::ALL };
+    let limits = |stats: Stats| {
+        let memory = stats.memory.unwrap();
+        (memory.limit, stats.swap.and_then(|swap| swap.limit), stats.pids.unwrap().limit)
+    };
+    let set = |memory: i64, swap: i64, pids| {
+        let memory = Memory { limit: Some(memory), swap: Some(swap), ..Memory::default() };
+        own.cgroup.apply(&Resources { memory, pids: Some(pids), ..Resources::default() }).unwrap();
+    };
+    assert_eq!(limits(reader.read(known).unwrap()), (None, None, None));
+    for megabytes in [64, 32, 96] {
+        let bytes = megabytes << 20;
+        set(bytes, bytes + (8 << 20), megabytes);
+        let all = limits(own.cgroup.stats().unwrap());
+        assert_eq!((all.0, all.2), (Some(bytes.unsigned_abs()), Some(megabytes.unsigned_abs())));
+        // Without known limits nothing needs to be expected.
+        assert_eq!(limits(reader.read(Detail::ALL).unwrap()), all);
+        assert_eq!(limits(reader.read(known).unwrap()), all);
+    }
+    set(-1, -1, 5);
+    reader.forget_limits();
+    assert_eq!(limits(reader.read(known).unwrap()), (None, None, Some(5)));
+    assert_eq!(limits(reader.read(known).unwrap()), limits(own.cgroup.stats().unwrap()));
 }
