@@ -109,7 +109,7 @@ fn read_container(service: &ServiceState, container: Arc<Container>, detail: Det
     let status = container.status();
     let detail = Detail {
         throttling: detail.throttling && status.resources.has_quota(),
-        known_limits: true,
+        cached_limits: true,
         ..detail
     };
     let path = || cgroup_path(&*service.pod_of(&container)?, container.id()).ok();

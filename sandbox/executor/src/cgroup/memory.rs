@@ -2,9 +2,9 @@
 
 use rustix::io::Errno;
 
+use super::cached_limits::CachedLimits;
 use super::dir::{Dir, keyed};
 use super::error::CgroupError;
-use super::known::Known;
 use super::psi;
 use super::resources::{Memory, invalid};
 use super::stats::{Detail, MemoryStats, SwapStats};
@@ -157,7 +157,7 @@ fn apply_v1_limits(dir: &Dir, bytes: Option<Limit>, total: Option<Limit>) -> Res
 
 pub(super) fn stats_v2(
     dir: &Dir,
-    known: &mut Known,
+    cached: &mut CachedLimits,
     detail: Detail,
     buffer: &mut [u8],
 ) -> Result<(MemoryStats, Option<SwapStats>), CgroupError> {
@@ -187,10 +187,10 @@ pub(super) fn stats_v2(
         }
     }
     stats.psi = psi::read(dir, "memory.pressure", buffer)?;
-    let limit = known.memory.or_read(dir, "memory.max")?;
+    let limit = cached.memory.or_read(dir, "memory.max")?;
     // None when swap is not accounted.
     let swap = match dir.read_number("memory.swap.current")? {
-        Some(usage) => Some(SwapStats { usage, limit: known.swap.or_read(dir, "memory.swap.max")? }),
+        Some(usage) => Some(SwapStats { usage, limit: cached.swap.or_read(dir, "memory.swap.max")? }),
         None => None,
     };
     Ok((finish(stats, limit), swap))
@@ -199,7 +199,7 @@ pub(super) fn stats_v2(
 /// memory.stat has the limits and the swap too: each file costs a microsecond and more.
 pub(super) fn stats_v1(
     dir: &Dir,
-    known: &mut Known,
+    cached: &mut CachedLimits,
     detail: Detail,
     buffer: &mut [u8],
 ) -> Result<(MemoryStats, Option<SwapStats>), CgroupError> {
@@ -222,10 +222,10 @@ pub(super) fn stats_v1(
             _ => {}
         }
     }
-    let limit = known.memory.at_least(lowest, dir, "memory.limit_in_bytes")?;
+    let limit = cached.memory.at_least(lowest, dir, "memory.limit_in_bytes")?;
     if detail.more {
         stats.max_usage = dir.read_number("memory.max_usage_in_bytes")?;
-        stats.limit_hits = limit_hits_v1(dir, limit, known)?;
+        stats.limit_hits = limit_hits_v1(dir, limit, cached)?;
         stats.kernel = dir.read_number("memory.kmem.usage_in_bytes")?.unwrap_or_default();
     }
     if detail.oom_kills {
@@ -234,7 +234,7 @@ pub(super) fn stats_v1(
     let swap = match swap {
         Some(usage) => {
             // v1 limits memory and swap together.
-            let total = known.swap.at_least(lowest_total, dir, "memory.memsw.limit_in_bytes")?;
+            let total = cached.swap.at_least(lowest_total, dir, "memory.memsw.limit_in_bytes")?;
             let limit = total.zip(limit).map(|(total, memory)| total.saturating_sub(memory));
             Some(SwapStats { usage, limit })
         }
@@ -244,12 +244,12 @@ pub(super) fn stats_v1(
 }
 
 /// A cgroup without a limit hits none: the number stays the same.
-fn limit_hits_v1(dir: &Dir, limit: Option<u64>, known: &mut Known) -> Result<u64, CgroupError> {
-    if let (None, Some(hits)) = (limit, known.limit_hits) {
+fn limit_hits_v1(dir: &Dir, limit: Option<u64>, cached: &mut CachedLimits) -> Result<u64, CgroupError> {
+    if let (None, Some(hits)) = (limit, cached.limit_hits) {
         return Ok(hits);
     }
     let hits = dir.read_number("memory.failcnt")?.unwrap_or_default();
-    known.limit_hits = limit.is_none().then_some(hits);
+    cached.limit_hits = limit.is_none().then_some(hits);
     Ok(hits)
 }
 

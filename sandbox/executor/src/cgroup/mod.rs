@@ -9,6 +9,7 @@
 //! tree, for `cgroup.kill` and so that processes can be started in it.
 
 mod apply;
+mod cached_limits;
 mod cpu;
 mod cpuset;
 mod create;
@@ -22,7 +23,6 @@ mod hugetlb;
 mod io;
 mod join;
 mod kill;
-mod known;
 mod memory;
 mod path;
 mod pids;
@@ -114,7 +114,7 @@ impl StatsReader {
         self.counters.pids()
     }
 
-    /// Must be called when limits have been set: [`Detail::known_limits`].
+    /// Must be called when limits have been set: [`Detail::cached_limits`].
     pub fn forget_limits(&mut self) {
         self.counters.forget_limits();
     }

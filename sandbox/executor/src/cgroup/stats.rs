@@ -13,12 +13,12 @@ pub struct Detail {
     /// Processes killed for lack of memory. On v2 with `more`.
     pub oom_kills: bool,
     /// Whether limits that were read before are not read again: for a cgroup whose limits no other program sets.
-    pub known_limits: bool,
+    pub cached_limits: bool,
 }
 
 impl Detail {
-    pub const USAGE: Self = Self { more: false, throttling: false, oom_kills: false, known_limits: false };
-    pub const ALL: Self = Self { more: true, throttling: true, oom_kills: true, known_limits: false };
+    pub const USAGE: Self = Self { more: false, throttling: false, oom_kills: false, cached_limits: false };
+    pub const ALL: Self = Self { more: true, throttling: true, oom_kills: true, cached_limits: false };
 }
 
 /// One reading of all counters of a cgroup. A part is None if the host has no controller for it.

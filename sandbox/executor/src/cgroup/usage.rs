@@ -3,10 +3,10 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::apply::{At, at};
+use super::cached_limits::{CachedLimit, CachedLimits};
 use super::dir::{BUFFER, Dir};
 use super::error::CgroupError;
 use super::hierarchy::{Controller, Host};
-use super::known::{Known, KnownLimit};
 use super::path::CgroupPath;
 use super::stats::{CpuStats, Detail, IoStats, MemoryStats, Stats, SwapStats};
 use super::{cpu, io, kill, memory, pids, psi};
@@ -21,7 +21,7 @@ pub(super) struct Counters {
     io: Option<At>,
     /// On a hybrid host pressure is counted for every cgroup of the v2 tree, without a controller.
     pressure: Option<Dir>,
-    known: Known,
+    cached: CachedLimits,
 }
 
 impl Counters {
@@ -34,7 +34,7 @@ impl Counters {
             pids: at(Controller::Pids)?,
             io: at(Controller::Io)?,
             pressure: host.hybrid().map(|v2| v2.dir(path)).transpose()?.flatten(),
-            known: Known::default(),
+            cached: CachedLimits::default(),
         })
     }
 
@@ -48,21 +48,21 @@ impl Counters {
             pids: keep(self.pids),
             io: keep(self.io),
             pressure: self.pressure.map(Dir::keep_files),
-            known: self.known,
+            cached: self.cached,
         }
     }
 
     /// The limits are read anew by the next reading.
     pub(super) fn forget_limits(&mut self) {
-        self.known = Known::default();
+        self.cached = CachedLimits::default();
     }
 
     pub(super) fn read(&mut self, detail: Detail) -> Result<Stats, CgroupError> {
-        // On v1 the memory limits are compared with those in memory.stat, and known ones are of use.
-        if !detail.known_limits {
-            self.known.pids = KnownLimit::default();
+        // On v1 the memory limits are compared with those in memory.stat, and cached ones are of use.
+        if !detail.cached_limits {
+            self.cached.pids = CachedLimit::default();
             if matches!(self.memory, Some(At::V2(_))) {
-                (self.known.memory, self.known.swap) = (KnownLimit::default(), KnownLimit::default());
+                (self.cached.memory, self.cached.swap) = (CachedLimit::default(), CachedLimit::default());
             }
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -75,7 +75,7 @@ impl Counters {
             memory,
             swap,
             pids: match &self.pids {
-                Some(at) => Some(pids::stats(at.dir(), &mut self.known.pids)?),
+                Some(at) => Some(pids::stats(at.dir(), &mut self.cached.pids)?),
                 None => None,
             },
             io: match &self.io {
@@ -107,10 +107,10 @@ impl Counters {
         detail: Detail,
         buffer: &mut [u8],
     ) -> Result<(Option<MemoryStats>, Option<SwapStats>), CgroupError> {
-        let known = &mut self.known;
+        let cached = &mut self.cached;
         let (memory, swap) = match &self.memory {
-            Some(At::V1(dir)) => memory::stats_v1(dir, known, detail, buffer)?,
-            Some(At::V2(dir)) => memory::stats_v2(dir, known, detail, buffer)?,
+            Some(At::V1(dir)) => memory::stats_v1(dir, cached, detail, buffer)?,
+            Some(At::V2(dir)) => memory::stats_v2(dir, cached, detail, buffer)?,
             None => return Ok((None, None)),
         };
         Ok((Some(memory), swap))

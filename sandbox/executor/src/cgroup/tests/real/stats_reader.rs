@@ -82,7 +82,7 @@ fn folders_count_their_children_in_links() {
 fn new_limits_are_read_once_they_are_expected() {
     let Some(own) = Own::new() else { return };
     let mut reader = own.cgroup.stats_reader().unwrap();
-    let known = Detail { known_limits: true, ..Detail::ALL };
+    let known = Detail { cached_limits: true, ..Detail::ALL };
     let limits = |stats: Stats| {
         let memory = stats.memory.unwrap();
         (memory.limit, stats.swap.and_then(|swap| swap.limit), stats.pids.unwrap().limit)

@@ -1,24 +1,24 @@
-//! What is known from an earlier reading of the same cgroup and need not be read again.
+//! Limits from an earlier reading of the same cgroup, which need not be read again.
 
 use super::dir::{Dir, limited};
 use super::error::CgroupError;
 
 /// Limits, and a count that does not change without one.
 #[derive(Debug, Default)]
-pub(super) struct Known {
-    pub memory: KnownLimit,
+pub(super) struct CachedLimits {
+    pub memory: CachedLimit,
     /// On v1 that of memory and swap together.
-    pub swap: KnownLimit,
-    pub pids: KnownLimit,
+    pub swap: CachedLimit,
+    pub pids: CachedLimit,
     /// On v1, while there is no limit of memory.
     pub limit_hits: Option<u64>,
 }
 
 /// None before the first reading; then the limit, which may be none.
 #[derive(Debug, Default)]
-pub(super) struct KnownLimit(Option<Option<u64>>);
+pub(super) struct CachedLimit(Option<Option<u64>>);
 
-impl KnownLimit {
+impl CachedLimit {
     /// The known limit, or that in `file`.
     pub(super) fn or_read(&mut self, dir: &Dir, file: &'static str) -> Result<Option<u64>, CgroupError> {
         if let Some(known) = self.0 {
