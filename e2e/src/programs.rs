@@ -25,7 +25,11 @@ pub struct Program {
 enum Module {
     Kubernetes,
     Containerd,
+    Flannel,
+    Coredns,
 }
+
+const MODULES: [Module; 4] = [Module::Kubernetes, Module::Containerd, Module::Flannel, Module::Coredns];
 
 const fn of_kubernetes(name: &'static str, package: &'static str) -> Program {
     Program { name, package, module: Module::Kubernetes, cgo: false }
@@ -38,6 +42,15 @@ const fn of_containerd(name: &'static str, package: &'static str, cgo: bool) -> 
 pub const KUBELET: Program = of_kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet");
 pub const KUBECTL: Program = of_kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl");
 pub const API_SERVER: Program = of_kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver");
+pub const CONTROLLER_MANAGER: Program =
+    of_kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager");
+pub const SCHEDULER: Program = of_kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler");
+pub const PROXY: Program = of_kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy");
+/// One of its backends has code in C.
+pub const FLANNEL: Program =
+    Program { name: "flannel", package: "github.com/flannel-io/flannel", module: Module::Flannel, cgo: true };
+pub const COREDNS: Program =
+    Program { name: "coredns", package: ".", module: Module::Coredns, cgo: false };
 pub const CONTAINERD: Program =
     of_containerd("containerd", "github.com/containerd/containerd/v2/cmd/containerd", false);
 pub const SHIM: Program = of_containerd(
@@ -50,7 +63,20 @@ pub const CTR: Program = of_containerd("ctr", "github.com/containerd/containerd/
 pub const RUNC: Program = of_containerd("runc", "github.com/opencontainers/runc", true);
 /// A file of the library that [`RUNC`] is linked with: Debian's libseccomp-dev.
 pub const LIBSECCOMP: &str = "/usr/include/seccomp.h";
-pub const ALL: [Program; 7] = [KUBELET, KUBECTL, API_SERVER, CONTAINERD, SHIM, CTR, RUNC];
+pub const ALL: [Program; 12] = [
+    KUBELET,
+    KUBECTL,
+    API_SERVER,
+    CONTROLLER_MANAGER,
+    SCHEDULER,
+    PROXY,
+    FLANNEL,
+    COREDNS,
+    CONTAINERD,
+    SHIM,
+    CTR,
+    RUNC,
+];
 
 impl Module {
     /// The folder with its go.mod, below this crate's.
@@ -58,6 +84,8 @@ impl Module {
         match self {
             Self::Kubernetes => "kubernetes",
             Self::Containerd => "containerd",
+            Self::Flannel => "flannel",
+            Self::Coredns => "coredns",
         }
     }
 
@@ -66,11 +94,13 @@ impl Module {
         match self {
             Self::Kubernetes => "v1.36.3",
             Self::Containerd => "v2.4.2",
+            Self::Flannel => "v0.28.10",
+            Self::Coredns => "v1.15.0",
         }
     }
 
     /// Options of `go build`.
-    fn options(self) -> [String; 2] {
+    fn options(self) -> Vec<String> {
         match self {
             // Without a version some checks of Kubernetes fail.
             Self::Kubernetes => {
@@ -79,10 +109,16 @@ impl Module {
                 let flags = format!(
                     "-s -w -X {package}.gitVersion={version} -X {package}.gitMajor=1 -X {package}.gitMinor={minor}"
                 );
-                ["-ldflags".to_owned(), flags]
+                vec!["-ldflags".to_owned(), flags]
             }
             // The snapshotters need libraries in C. Kubelet sends a seccomp profile for each sandbox.
-            Self::Containerd => ["-tags".to_owned(), "no_btrfs no_zfs no_devmapper seccomp".to_owned()],
+            Self::Containerd => vec!["-tags".to_owned(), "no_btrfs no_zfs no_devmapper seccomp".to_owned()],
+            // Both run in images without a C library.
+            Self::Flannel => {
+                let flags = "-s -w -extldflags -static".to_owned();
+                vec!["-tags".to_owned(), "netgo,osusergo".to_owned(), "-ldflags".to_owned(), flags]
+            }
+            Self::Coredns => vec!["-ldflags".to_owned(), "-s -w".to_owned()],
         }
     }
 
@@ -121,7 +157,7 @@ static BUILDING: Mutex<()> = Mutex::new(());
 /// The error output of `go build`.
 pub fn build(programs: &[Program]) -> Result<()> {
     let _one_at_a_time = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
-    for module in [Module::Kubernetes, Module::Containerd] {
+    for module in MODULES {
         for cgo in [false, true] {
             let is_wanted = |program: &Program| {
                 program.module == module && program.cgo == cgo && !program.path().is_file()
@@ -169,6 +205,8 @@ mod tests {
         for (module, package) in [
             (Module::Kubernetes, "k8s.io/kubernetes"),
             (Module::Containerd, "github.com/containerd/containerd/v2"),
+            (Module::Flannel, "github.com/flannel-io/flannel"),
+            (Module::Coredns, "github.com/coredns/coredns"),
         ] {
             let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(module.folder()).join("go.mod");
             let text = std::fs::read_to_string(file).unwrap();
