@@ -13,6 +13,7 @@
 //! - [`bundle::Bundle`]: an OCI bundle for `crisp oci`.
 //! - [`collector::Collector`]: receives the traces of a server.
 //! - [`request`]: CRI requests with the fields that every test needs.
+//! - [`nodes`]: a cluster of nodes, for `e2e/cluster.sh`.
 //! - [`leak`]: finds everything that must be gone at the end.
 
 pub mod bench;
@@ -28,6 +29,7 @@ pub mod lab;
 pub mod leak;
 pub mod limited;
 pub mod machine;
+pub mod nodes;
 pub mod programs;
 pub mod prometheus;
 pub mod registry;

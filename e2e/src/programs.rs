@@ -49,8 +49,7 @@ pub const PROXY: Program = of_kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/ku
 /// One of its backends has code in C.
 pub const FLANNEL: Program =
     Program { name: "flannel", package: "github.com/flannel-io/flannel", module: Module::Flannel, cgo: true };
-pub const COREDNS: Program =
-    Program { name: "coredns", package: ".", module: Module::Coredns, cgo: false };
+pub const COREDNS: Program = Program { name: "coredns", package: ".", module: Module::Coredns, cgo: false };
 pub const CONTAINERD: Program =
     of_containerd("containerd", "github.com/containerd/containerd/v2/cmd/containerd", false);
 pub const SHIM: Program = of_containerd(

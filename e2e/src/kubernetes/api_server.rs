@@ -12,19 +12,29 @@ const TOKEN: &str = "crisp-e2e";
 const READY: Duration = Duration::from_secs(60);
 
 /// The two processes, on ports of their own.
-pub(super) struct ApiServer {
+pub(crate) struct ApiServer {
     folder: PathBuf,
-    port: u16,
+    address: String,
     etcd: Child,
     server: Child,
 }
 
 impl ApiServer {
-    /// Starts both and waits until requests are answered.
+    /// Starts both on the loopback interface and waits until requests are answered. Pods have no tokens.
     pub(super) fn start(folder: &Path) -> Result<Self> {
+        Self::start_at(
+            folder,
+            &format!("127.0.0.1:{}", free_port()?),
+            &["--disable-admission-plugins=ServiceAccount"],
+        )
+    }
+
+    /// Starts both, with more flags and the API server on this address, and waits until requests are answered.
+    pub(crate) fn start_at(folder: &Path, address: &str, flags: &[&str]) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let (etcd_port, port) = (free_port()?, free_port()?);
+        let etcd_port = free_port()?;
         let etcd = start_etcd(folder, etcd_port)?;
+        let (host, port) = address.rsplit_once(':').ok_or("an address has a port")?;
         let key = folder.join("service-account.key");
         make_key(&key)?;
         let tokens = folder.join("tokens.csv");
@@ -34,43 +44,54 @@ impl ApiServer {
             command
                 .arg(format!("--etcd-servers=http://127.0.0.1:{etcd_port}"))
                 .arg(format!("--secure-port={port}"))
-                .arg("--bind-address=127.0.0.1")
+                .arg(format!("--bind-address={host}"))
                 .arg(format!("--cert-dir={}", path(&folder.join("certificates"))))
                 .arg(format!("--service-account-key-file={}", path(&key)))
                 .arg(format!("--service-account-signing-key-file={}", path(&key)))
                 .arg("--service-account-issuer=https://127.0.0.1")
                 .arg(format!("--token-auth-file={}", path(&tokens)))
-                .args(["--authorization-mode=AlwaysAllow", "--disable-admission-plugins=ServiceAccount"])
+                .arg("--authorization-mode=AlwaysAllow")
                 .args(["--service-cluster-ip-range=10.96.0.0/16", "--allow-privileged=true"])
-                .arg("--kubelet-preferred-address-types=InternalIP");
+                .arg("--kubelet-preferred-address-types=InternalIP")
+                .args(flags);
         })?;
-        let mut this = Self { folder: folder.to_owned(), port, etcd, server };
+        let mut this = Self { folder: folder.to_owned(), address: address.to_owned(), etcd, server };
         std::fs::write(this.kubeconfig(), this.config())?;
         this.wait_until_ready()?;
         Ok(this)
     }
 
     /// The file with which clients, and the kubelet, find the server.
-    pub(super) fn kubeconfig(&self) -> PathBuf {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")
+    }
+
+    /// The key that signs the tokens of service accounts.
+    pub(crate) fn key(&self) -> PathBuf {
+        self.folder.join("service-account.key")
+    }
+
+    /// The certificate that the server made for itself, with that of its authority.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.folder.join("certificates/apiserver.crt")
     }
 
     fn config(&self) -> String {
         format!(
             r#"apiVersion: v1
 kind: Config
-clusters: [{{name: c, cluster: {{server: "https://127.0.0.1:{port}", insecure-skip-tls-verify: true}}}}]
+clusters: [{{name: c, cluster: {{server: "https://{address}", insecure-skip-tls-verify: true}}}}]
 users: [{{name: u, user: {{token: {TOKEN}}}}}]
 contexts: [{{name: x, context: {{cluster: c, user: u}}}}]
 current-context: x
 "#,
-            port = self.port
+            address = self.address
         )
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + READY;
-        let url = format!("https://127.0.0.1:{}/readyz", self.port);
+        let url = format!("https://{}/readyz", self.address);
         let token = format!("Authorization: Bearer {TOKEN}");
         loop {
             let mut curl = Command::new("curl");
@@ -115,7 +136,8 @@ fn make_key(path: &Path) -> Result<()> {
     if made.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&made.stderr).into()) }
 }
 
-fn spawn(program: &Path, log: &Path, arguments: impl FnOnce(&mut Command)) -> Result<Child> {
+/// Starts a program whose output goes to a new file.
+pub(crate) fn spawn(program: &Path, log: &Path, arguments: impl FnOnce(&mut Command)) -> Result<Child> {
     let log = std::fs::File::create(log)?;
     let mut command = Command::new(program);
     arguments(&mut command);

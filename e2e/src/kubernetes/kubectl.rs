@@ -26,7 +26,7 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    pub(super) fn new(kubeconfig: PathBuf, transport: Transport) -> Self {
+    pub(crate) fn new(kubeconfig: PathBuf, transport: Transport) -> Self {
         Self { kubeconfig, transport }
     }
 

@@ -9,7 +9,7 @@
 //! - [`Kubelet`] alone runs the static pods of a folder.
 //! - [`Cluster`] is one node with an API server, and kubectl for it.
 
-mod api_server;
+pub(crate) mod api_server;
 mod cgroup_root;
 mod cluster;
 mod kubectl;

@@ -1,0 +1,74 @@
+//! Compares what a node has with the pods that it has it for: anything more was left behind.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::node::Node;
+use super::objects::Pod;
+use super::report::until;
+use crate::Result;
+
+/// Waits until a node has exactly what these pods, which are ready, need.
+pub(super) fn check(node: &Node, pods: &[Pod]) -> Result<()> {
+    let here = || pods.iter().filter(|pod| pod.node == node.name);
+    let with_network = here().filter(|pod| !pod.host_network).count();
+    let expected = Had {
+        interfaces: with_network,
+        namespaces: with_network,
+        addresses: with_network,
+        host_ports: here().filter(|pod| pod.host_port).count(),
+        pod_cgroups: here().count(),
+        container_cgroups: here().flat_map(|pod| &pod.containers).count(),
+        pod_folders: here().count(),
+    };
+    until(&format!("{} has nothing but its pods", node.name), Duration::from_secs(40), || {
+        let had = Had::of(node, here())?;
+        if had == expected { Ok(()) } else { Err(format!("it has {had:?}, its pods {expected:?}").into()) }
+    })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Had {
+    interfaces: usize,
+    /// Mounted below /run/netns.
+    namespaces: usize,
+    /// Taken from the node's network, as host-local wrote.
+    addresses: usize,
+    /// Chains of the plugin portmap.
+    host_ports: usize,
+    pod_cgroups: usize,
+    /// Of the pods' containers that run.
+    container_cgroups: usize,
+    /// State of running pods.
+    pod_folders: usize,
+}
+
+impl Had {
+    fn of<'a>(node: &Node, pods: impl Iterator<Item = &'a Pod>) -> Result<Self> {
+        let interfaces = node.run(&["ip", "-o", "link", "show", "type", "veth"])?;
+        let rules = node.run(&["nft", "list", "ruleset"])?;
+        let cgroups = node.pod_cgroups()?;
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let ids: Vec<&String> = pods.flat_map(|pod| &pod.containers).collect();
+        Ok(Self {
+            // eth0 is the node's own.
+            interfaces: interfaces.lines().count().saturating_sub(1),
+            namespaces: entries(&node.file("/run/netns"), |_| true),
+            addresses: entries(&node.disk().join("var/lib/cni/networks/cbr0"), |name| {
+                name.parse::<std::net::Ipv4Addr>().is_ok()
+            }),
+            host_ports: rules.lines().filter(|line| line.contains("chain CNI-DN-")).count(),
+            pod_cgroups: cgroups.iter().filter(|path| name(path).starts_with("pod")).count(),
+            container_cgroups: cgroups
+                .iter()
+                .filter(|path| ids.iter().any(|id| !id.is_empty() && name(path).contains(id.as_str())))
+                .count(),
+            pod_folders: entries(&node.file("/run/crisp/pods"), |_| true),
+        })
+    }
+}
+
+fn entries(folder: &Path, is_counted: impl Fn(&str) -> bool) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| is_counted(&entry.file_name().to_string_lossy())).count()
+}
