@@ -23,9 +23,11 @@ pub(super) fn rolling_restart(cluster: &mut Cluster) -> Result<()> {
         let is_new = after.is_disjoint(&before) && after.len() == 2;
         if is_new { Ok(()) } else { Err(format!("{before:?}, {after:?}").into()) }
     })?;
+    cluster.report.line("a rolling restart replaces both pods");
     traffic::all(cluster)?;
+    cluster.report.line("the new ones are reached as the old ones were");
     cluster.no_leaks()?;
-    cluster.report.line("a rolling restart replaces both pods; nothing is left of the old ones");
+    cluster.report.line("nothing is left of the old ones");
     Ok(())
 }
 
@@ -36,7 +38,7 @@ pub(super) fn crisp_restarts(cluster: &mut Cluster) -> Result<()> {
         cluster.nodes[0].end_crisp(signal)?;
         // Pods answer while there is no server.
         let web = cluster.pod_on("node1", "app=web")?;
-        let line = format!("wget -q -T 2 -O - http://{}:8080/", web.ip);
+        let line = format!("wget -q -O - http://{}:8080/", web.ip);
         let other = cluster.pod_on("node2", "app=web")?;
         cluster.kubectl.run(&["exec", &other.name, "--", "sh", "-c", &line])?;
         cluster.nodes[0].start_crisp()?;

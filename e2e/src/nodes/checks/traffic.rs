@@ -20,7 +20,7 @@ pub(super) fn between_nodes(cluster: &mut Cluster) -> Result<()> {
 pub(super) fn by_address(cluster: &Cluster) -> Result<()> {
     let remote = cluster.pod_on("node2", "app=web")?;
     let page = until("the pod on node2 answers", Duration::from_secs(20), || {
-        cluster.sh(&format!("wget -q -T 2 -O - http://{}:8080/", remote.ip))
+        cluster.sh(&format!("wget -q -O - http://{}:8080/", remote.ip))
     })?;
     expect(&page, &format!("{} on node2\n", remote.name))
 }
@@ -28,11 +28,8 @@ pub(super) fn by_address(cluster: &Cluster) -> Result<()> {
 /// kube-proxy takes one of the pods at random for each connection: 30 times the same one of two is a chance of
 /// one to 500 million.
 pub(super) fn by_name(cluster: &Cluster) -> Result<()> {
-    until("the service's name is known", Duration::from_secs(20), || {
-        cluster.sh("wget -q -T 2 -O - http://web/")
-    })?;
-    let line =
-        "for i in $(seq 30); do wget -q -T 2 -O - http://web.default.svc.cluster.local/ || exit 1; done";
+    until("the service's name is known", Duration::from_secs(20), || cluster.sh("wget -q -O - http://web/"))?;
+    let line = "for i in $(seq 30); do wget -q -O - http://web.default.svc.cluster.local/ || exit 1; done";
     let pages = cluster.sh(line)?;
     for node in ["node1", "node2"] {
         let page = format!("{} on {node}\n", cluster.pod_on(node, "app=web")?.name);
