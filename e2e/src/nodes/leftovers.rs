@@ -19,11 +19,19 @@ pub(super) fn check(node: &Node, pods: &[Pod]) -> Result<()> {
         host_ports: here().filter(|pod| pod.host_port).count(),
         pod_cgroups: here().count(),
         container_cgroups: here().flat_map(|pod| &pod.containers).count(),
-        pod_folders: here().count(),
     };
     until(&format!("{} has nothing but its pods", node.name), Duration::from_secs(40), || {
         let had = Had::of(node, here())?;
         if had == expected { Ok(()) } else { Err(format!("it has {had:?}, its pods {expected:?}").into()) }
+    })
+}
+
+/// Waits until a node without pods has no files of pods either. The kubelet removes them each minute.
+pub(super) fn check_files(node: &Node) -> Result<()> {
+    let folders = ["/run/crisp/pods", "/var/lib/crisp/pods", "/var/lib/crisp/containers"];
+    until(&format!("{} has no files of pods", node.name), Duration::from_secs(90), || {
+        let left = folders.map(|folder| (folder, entries(&node.file(folder), |_| true)));
+        if left.iter().all(|(_, count)| *count == 0) { Ok(()) } else { Err(format!("{left:?}").into()) }
     })
 }
 
@@ -39,8 +47,6 @@ struct Had {
     pod_cgroups: usize,
     /// Of the pods' containers that run.
     container_cgroups: usize,
-    /// State of running pods.
-    pod_folders: usize,
 }
 
 impl Had {
@@ -63,7 +69,6 @@ impl Had {
                 .iter()
                 .filter(|path| ids.iter().any(|id| !id.is_empty() && name(path).contains(id.as_str())))
                 .count(),
-            pod_folders: entries(&node.file("/run/crisp/pods"), |_| true),
         })
     }
 }

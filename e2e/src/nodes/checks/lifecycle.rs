@@ -7,6 +7,7 @@ use rustix::process::Signal;
 
 use super::{Cluster, MINUTE, traffic, up};
 use crate::Result;
+use crate::nodes::leftovers;
 use crate::nodes::objects::{self, Pod};
 use crate::nodes::report::until;
 
@@ -120,6 +121,8 @@ pub(super) fn everything_goes(cluster: &mut Cluster) -> Result<()> {
     ])?;
     until("all pods are gone", MINUTE, || gone(&objects::pods(kubectl, None)?))?;
     cluster.no_leaks()?;
+    cluster.report.line("network and DNS are deleted");
+    cluster.nodes.iter().try_for_each(leftovers::check_files)?;
     for node in &mut cluster.nodes {
         node.stop_programs()?;
         let left = node.processes()?;
@@ -130,7 +133,7 @@ pub(super) fn everything_goes(cluster: &mut Cluster) -> Result<()> {
     }
     cluster
         .report
-        .line("all pods are deleted; with kubelet and Crisp the nodes' last processes and namespaces end");
+        .line("no pod has files left; with kubelet and Crisp the nodes' last processes and namespaces end");
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Cluster, MINUTE, WEB};
 use crate::Result;
-use crate::nodes::control_plane::{API_SERVER, ControlPlane};
+use crate::nodes::control_plane::{ADDRESS, API_SERVER, ControlPlane};
 use crate::nodes::node::Node;
 use crate::nodes::objects;
 use crate::nodes::report::{Report, until};
@@ -58,10 +58,10 @@ pub(super) fn pods_wait_for_a_network(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// kube-proxy, then flannel, which needs the service of the API server.
+/// kube-proxy and flannel come, and with their configuration the nodes are ready.
 pub(super) fn network_comes(cluster: &mut Cluster) -> Result<()> {
     for manifest in [PROXY, FLANNEL] {
-        let manifest = manifest.replace("API_SERVER", API_SERVER);
+        let manifest = manifest.replace("API_SERVER", API_SERVER).replace("API_HOST", ADDRESS);
         cluster.kubectl.run_with(&["create", "-f", "-"], manifest.as_bytes())?;
     }
     for node in &cluster.nodes {
