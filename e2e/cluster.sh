@@ -8,5 +8,5 @@ export PATH=$PATH:/usr/local/go/bin
 bash e2e/install.sh gcc libc6-dev busybox-static containernetworking-plugins curl docker-registry etcd-server iproute2 \
   iptables nftables openssl protobuf-compiler util-linux
 [ -n "${CRISP_BIN:-}" ] || cargo build --release
-cargo build --workspace --all-targets
+cargo build --workspace --bin cluster
 exec target/debug/cluster

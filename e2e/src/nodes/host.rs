@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::cgroups;
 use super::report::until;
@@ -33,13 +35,9 @@ pub fn run() -> Result<()> {
         folder.path().file_name().ok_or("a temporary folder has a name")?.to_string_lossy().into_owned();
     let _sysctls = Sysctls::remember();
     let before = machine(&name)?;
-    let status = Command::new("unshare")
-        .args(["--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"])
-        .arg(std::env::current_exe()?)
-        .arg("hub")
-        .arg(folder.path())
-        .status()?;
+    let status = run_hub(folder.path());
     cgroups::remove(&name)?;
+    let Some(status) = status? else { return Err("interrupted".into()) };
     if !status.success() {
         let kept = folder.keep();
         return Err(format!("the cluster failed ({status}); its logs are in {}", kept.display()).into());
@@ -49,12 +47,36 @@ pub fn run() -> Result<()> {
         let changes: Vec<_> = after.symmetric_difference(&before).collect();
         if changes.is_empty() { Ok(()) } else { Err(format!("{changes:#?}").into()) }
     })?;
-    println!("the machine is as before: links, rules, mounts, namespaces, cgroups, processes");
+    println!("the machine is as before: links, rules, mounts, cgroups, processes");
     Ok(())
 }
 
+/// Runs the hub in namespaces of its own until it ends. When this process is interrupted, the hub is killed, and
+/// with it all processes of the cluster; then there is no status.
+fn run_hub(folder: &Path) -> Result<Option<ExitStatus>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut hub = tokio::process::Command::new("unshare")
+            .args(["--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"])
+            .arg(std::env::current_exe()?)
+            .arg("hub")
+            .arg(folder)
+            .spawn()?;
+        let mut term = signal(SignalKind::terminate())?;
+        let stop = async {
+            tokio::select! { _ = tokio::signal::ctrl_c() => (), _ = term.recv() => () }
+        };
+        tokio::select! {
+            status = hub.wait() => return Ok(Some(status?)),
+            () = stop => (),
+        }
+        hub.kill().await?;
+        Ok(None)
+    })
+}
+
 /// Everything of the machine that a cluster could leave behind. Other tests may run at the same time: their
-/// bridges (ct...) and pods are left out.
+/// bridges (ct...), tables (crisp-...) and the interfaces of their pods (cr...) are left out.
 fn machine(name: &str) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for (program, words) in [("ip", ["-o", "link"]), ("nft", ["list", "tables"])] {
@@ -86,7 +108,5 @@ fn name_of_link(line: &str) -> String {
 }
 
 fn is_of_other_tests(line: &str) -> bool {
-    ["ct", "crisp", "veth", "table inet ct", "table inet crisp", "table ip ct", "table ip6 ct"]
-        .iter()
-        .any(|start| line.starts_with(start))
+    line.contains(" crisp-") || ["ct", "cr", "veth"].iter().any(|start| line.starts_with(start))
 }

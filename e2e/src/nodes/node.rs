@@ -187,6 +187,18 @@ evictionHard: {memory.available: 100Mi, nodefs.available: \"1%\", imagefs.availa
         Ok(command)
     }
 
+    /// The things of the running server that no pod, container or image owns.
+    pub(super) fn orphans(&self) -> Result<Vec<String>> {
+        let crisp = machine::crisp().canonicalize()?.display().to_string();
+        // Its exit code is also about checks of the machine.
+        let output = self.command(&[&crisp, "doctor", "--format", "json"])?.stdin(Stdio::null()).output()?;
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let things = report["things"].as_array().filter(|things| !things.is_empty());
+        let things = things.ok_or_else(|| format!("no inventory: {report}"))?;
+        let orphans = things.iter().filter(|thing| thing["owner"] == "OWNER_NONE");
+        Ok(orphans.map(|thing| format!("{} {}", thing["kind"], thing["name"])).collect())
+    }
+
     /// Runs a program in the node, and returns its output.
     pub(super) fn run(&self, words: &[&str]) -> Result<String> {
         let output = self.command(words)?.stdin(Stdio::null()).output()?;
