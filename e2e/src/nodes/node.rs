@@ -156,8 +156,9 @@ evictionHard: {memory.available: 100Mi, nodefs.available: \"1%\", imagefs.availa
         for mut child in [self.crisp.take(), self.kubelet.take()].into_iter().flatten() {
             child.wait()?;
         }
-        // The peer of its interface goes with its network namespace: until then something holds that.
-        until("the network namespace is gone", LIMIT, || match ip(&["link", "show", &self.name]) {
+        // The peer of its interface goes with its network namespace: until then something holds that, or it waits
+        // in the kernel's queue, which has those of all tests on this host.
+        until("the network namespace is gone", 4 * LIMIT, || match ip(&["link", "show", &self.name]) {
             Ok(line) => Err(line.into()),
             Err(_) => Ok(()),
         })?;

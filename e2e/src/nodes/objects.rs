@@ -55,8 +55,8 @@ fn pod(value: &Value) -> Pod {
 /// The status and the message of a node's condition.
 pub(super) fn condition(kubectl: &Kubectl, node: &str, name: &str) -> Result<(String, String)> {
     let object: Value = serde_json::from_str(&kubectl.run(&["get", "node", node, "-o", "json"])?)?;
-    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-    let found = conditions.filter(|condition| condition["type"] == name).next_back();
+    let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let found = conditions.find(|condition| condition["type"] == name);
     let found = found.ok_or_else(|| format!("{node} has no condition {name}"))?;
     let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
     Ok((text("status"), text("message")))
