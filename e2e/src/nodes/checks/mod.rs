@@ -18,7 +18,7 @@ use crate::kubernetes::Kubectl;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The pods that the checks use; their image is busybox.
-const WEB: &str = include_str!("../../cluster/web.yaml");
+const WEB: &str = include_str!("../../../cluster/web.yaml");
 
 /// Dropped in this order: nodes that have lost their API server take longer to end.
 struct Cluster {
