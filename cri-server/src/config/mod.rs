@@ -27,7 +27,7 @@ pub use listen::ListenAddress;
 pub use print::{differences, print};
 pub use raw::{CgroupDriver, LogFormat, NetworkFlag, NetworkKind, RawSettings};
 pub(crate) use resolve::check_log_level;
-pub use resolve::present_file;
+pub use resolve::{ConfigError, present_file};
 
 /// Read if it exists and `--config` names no other file.
 pub const DEFAULT_FILE: &str = "/etc/crisp/config.toml";

@@ -250,6 +250,7 @@ imageGCHighThresholdPercent: 100
 evictionHard: {{memory.available: 100Mi, nodefs.available: "1%", imagefs.available: "1%"}}
 featureGates: {{{gates}}}
 podLogsDir: {logs}
+volumePluginDir: {plugins}
 containerRuntimeEndpoint: unix://{socket}
 "#,
             manifests = self.folder.join("manifests").display(),
@@ -257,6 +258,7 @@ containerRuntimeEndpoint: unix://{socket}
             gates =
                 self.feature_gates.iter().map(|gate| format!("{gate}: true")).collect::<Vec<_>>().join(", "),
             logs = self.folder.join("podlogs").display(),
+            plugins = self.folder.join("volume-plugins").display(),
             socket = self.runtime.socket.display(),
         );
         Ok(std::fs::write(self.folder.join("config.yaml"), config)?)

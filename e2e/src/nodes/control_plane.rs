@@ -35,6 +35,7 @@ impl ControlPlane {
         let mut this = Self { api_server, others: vec![], _registry: registry };
         let key = this.api_server.key().display().to_string();
         let authority = this.api_server.certificate().display().to_string();
+        let plugins = folder.join("control-plane/volume-plugins").display().to_string();
         this.spawn(
             folder,
             CONTROLLER_MANAGER,
@@ -44,6 +45,7 @@ impl ControlPlane {
                 "--service-cluster-ip-range=10.96.0.0/16",
                 &format!("--service-account-private-key-file={key}"),
                 &format!("--root-ca-file={authority}"),
+                &format!("--flex-volume-plugin-dir={plugins}"),
             ],
         )?;
         this.spawn(folder, SCHEDULER, &[])?;

@@ -28,6 +28,8 @@ const PROGRAMS: [Program; 8] = [
 /// # Errors
 /// The first thing that is not as it must be; also a difference that the machine has afterwards.
 pub fn run() -> Result<()> {
+    // Refuses a host of another kind before it builds for minutes.
+    cgroups::hierarchies()?;
     programs::build(&PROGRAMS)?;
     // Nodes see /tmp of the host, but not its /var and /run.
     let folder = tempfile::Builder::new().prefix("crisp-cluster-").tempdir_in("/tmp")?;
@@ -56,15 +58,17 @@ pub fn run() -> Result<()> {
 fn run_hub(folder: &Path) -> Result<Option<ExitStatus>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let mut hup = signal(SignalKind::hangup())?;
         let mut hub = tokio::process::Command::new("unshare")
             .args(["--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"])
             .arg(std::env::current_exe()?)
             .arg("hub")
             .arg(folder)
+            .kill_on_drop(true)
             .spawn()?;
-        let mut term = signal(SignalKind::terminate())?;
         let stop = async {
-            tokio::select! { _ = tokio::signal::ctrl_c() => (), _ = term.recv() => () }
+            tokio::select! { _ = int.recv() => (), _ = term.recv() => (), _ = hup.recv() => () }
         };
         tokio::select! {
             status = hub.wait() => return Ok(Some(status?)),

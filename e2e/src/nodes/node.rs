@@ -82,6 +82,7 @@ clusterDomain: cluster.local
 failCgroupV1: false
 failSwapOn: false
 oomScoreAdj: 0
+volumePluginDir: /var/lib/kubelet/volume-plugins
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
 imageGCHighThresholdPercent: 100

@@ -65,10 +65,7 @@ async fn update_once(
             tracing::warn!(container = %id, %error, "config.json shows the limits before the update");
         }
     }
-    let finished = operation.finish(result).await;
-    // The undo of a failed change sets limits too.
-    container.meters.cgroup.reader.expect_new_limits();
-    Ok(finished?)
+    Ok(operation.finish(result).await?)
 }
 
 fn may_change(state: &State) -> Result<(), Refusal> {
@@ -80,7 +77,7 @@ fn may_change(state: &State) -> Result<(), Refusal> {
 
 fn apply(
     service: &ServiceState,
-    container: &Container,
+    container: &Arc<Container>,
     status: &Status,
     request: &Resources,
     steps: &Steps,
@@ -90,7 +87,12 @@ fn apply(
         let cgroup = steps.step("open cgroup", || open_cgroup(service, container))?;
         let (old, again) = (or_unlimited(&status.resources, request), cgroup.clone());
         // A failed change may have set some of the limits.
-        steps.undo("limits", move || Ok(again.apply(&without_devices(&old)?)?));
+        let reader = Arc::clone(container);
+        steps.undo("limits", move || {
+            let undone = again.apply(&without_devices(&old)?);
+            reader.meters.cgroup.reader.expect_new_limits();
+            Ok(undone?)
+        });
         let changed = steps.step("limits", || Ok(cgroup.apply(&without_devices(&resources)?)?));
         container.meters.cgroup.reader.expect_new_limits();
         changed?;

@@ -127,8 +127,9 @@ const SOCKET: [u8; 7] = *b"socket:";
 fn max_open_files(pid: i32) -> Option<i64> {
     match open_files::soft_limit(pid) {
         Ok(limit) => Some(limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX))),
-        Err(Errno::PERM) => max_open_files_in_text(pid),
-        Err(_) => None,
+        Err(Errno::SRCH) => None,
+        // Refused by capabilities, or by a security module.
+        Err(_) => max_open_files_in_text(pid),
     }
 }
 

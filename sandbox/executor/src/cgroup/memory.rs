@@ -187,7 +187,8 @@ pub(super) fn stats_v2(
         }
     }
     stats.psi = psi::read(dir, "memory.pressure", buffer)?;
-    let limit = cached.memory.or_read(dir, "memory.max")?;
+    // Node agents change it beside us.
+    let limit = dir.read_limit("memory.max")?.flatten();
     // None when swap is not accounted.
     let swap = match dir.read_number("memory.swap.current")? {
         Some(usage) => Some(SwapStats { usage, limit: cached.swap.or_read(dir, "memory.swap.max")? }),
