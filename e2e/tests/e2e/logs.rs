@@ -193,7 +193,7 @@ async fn a_rotation_that_a_dead_server_began_is_finished_by_the_next() -> Result
     let mut lab = Lab::start_with(setup).await?;
     let (sandbox, pod) = lab.pod("half").await?;
     let line = "i=0; while [ $i -lt 400 ]; do echo line $i; i=$((i + 1)); done; \
-                until [ $i = 520 ]; do echo line $i; i=$((i + 1)); sleep 0.1; done";
+                until [ $i = 480 ]; do echo line $i; i=$((i + 1)); sleep 0.1; done";
     let id = lab.client.launch(&pod, &request::shell("main", &lab.image, line), &sandbox).await?;
     // For the next server.
     std::fs::write(&config, "container-log-max-size = 0\n")?;
@@ -209,6 +209,6 @@ async fn a_rotation_that_a_dead_server_began_is_finished_by_the_next() -> Result
     let last = lab.machine.container_log("half", "main")?;
     assert!(!last.is_empty(), "it still writes to the renamed file");
     let all = parse_log(&std::fs::read_to_string(folder.join("main.log.1"))?)? + &last;
-    assert_eq!(all, (0..520).map(|i| format!("line {i}\n")).collect::<String>());
+    assert_eq!(all, (0..480).map(|i| format!("line {i}\n")).collect::<String>());
     lab.close().await
 }

@@ -44,7 +44,7 @@ fn a_reader_lists_the_processes_of_now_and_those_below() {
     let Some(own) = Own::new() else { return };
     let reader = own.cgroup.stats_reader().unwrap();
     assert_eq!(reader.pids().unwrap(), [] as [i32; 0]);
-    let mut child = own.run("sleep 1000");
+    let mut child = own.run("exec sleep 1000");
     let below = own.cgroup.child("below").unwrap();
     // Within the second for which v1 keeps a list.
     for _ in 0..3 {
