@@ -196,6 +196,15 @@ impl Lab {
         }
     }
 
+    /// Waits until the record says that the container runs: it follows the response to the start. A record that
+    /// says "starting" leaves open to the next server whether the container runs.
+    pub async fn recorded_as_running(&self, id: &str) {
+        let record = self.dir.path().join("root/containers").join(id).join("status.json");
+        while !std::fs::read_to_string(&record).unwrap().contains("running") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     pub async fn monitor_pid(&self, pod: &str) -> rustix::process::Pid {
         let request = proto::PodSandboxStatusRequest { pod_sandbox_id: pod.into(), verbose: true };
         let info = self.service.pod_sandbox_status(Request::new(request)).await.unwrap().into_inner().info;

@@ -39,10 +39,7 @@ async fn run(lab: &Lab) -> Running {
         diffs.iter().map(|diff| root.join("layers").join(diff.hex()).join("fs")).collect();
     trees.iter().for_each(|tree| age(&tree.with_file_name("layer.json")));
     let record = root.join("containers").join(&id).join("container.json");
-    // The record follows the response to the start.
-    while !fs::read_to_string(record.with_file_name("status.json")).unwrap().contains("running") {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    lab.recorded_as_running(&id).await;
     Running { pod, id, trees, record }
 }
 

@@ -21,12 +21,7 @@ fn a_monitor_that_is_silent_at_a_restart_costs_its_containers_nothing() {
         async |lab| {
             let pod = lab.pod("silent").await;
             let container = lab.run(&pod, shell("stays", "sleep 1000")).await;
-            // The record follows the response to the start; a record that says "starting" would
-            // leave open whether the container runs.
-            let record = lab.dir.path().join("root/containers").join(&container).join("status.json");
-            while !std::fs::read_to_string(&record).unwrap().contains("running") {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            lab.recorded_as_running(&container).await;
             let monitor = lab.monitor_pid(&pod).await;
             kill_process(monitor, Signal::STOP).unwrap();
             let status = lab.status(&container).await.unwrap();

@@ -230,6 +230,7 @@ fn a_monitor_that_died_with_the_server_leaves_exits_behind() {
             let ended = lab.run(&pod, shell("ended", "exit 4")).await;
             lab.exited(&ended).await;
             let running = lab.run(&pod, shell("running", "sleep 1000")).await;
+            lab.recorded_as_running(&running).await;
             let pid = lab.monitor_pid(&pod).await;
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
             (pod, ended, running)
@@ -282,11 +283,7 @@ fn a_container_whose_monitor_is_slow_has_its_grace_period() {
             let line = "trap 'echo x >/data/ended; exit 7' TERM; echo ready; while :; do sleep 0.05; done";
             let id = lab.run(&pod, shell("app", line)).await;
             lab.until_log("app", "ready").await;
-            // Its number is in the record, which follows the response to the start.
-            let record = lab.dir.path().join("root/containers").join(&id).join("status.json");
-            while !std::fs::read_to_string(&record).unwrap().contains("running") {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            }
+            lab.recorded_as_running(&id).await;
             let monitor = lab.monitor_pid(&pod).await;
             rustix::process::kill_process(monitor, rustix::process::Signal::STOP).unwrap();
             (pod, id, monitor)

@@ -202,12 +202,14 @@ fn names_are_resolved_after_a_restart_and_dead_resolvers_are_an_answer_too() {
                 let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
                 (0..2000).for_each(|_| drop(socket.send_to(&question("www.example.org", A), "10.88.0.1:53")));
             });
-            // Nor from one of the world's, as far as there is any: that is not refused.
-            assert_eq!(query(&a, "10.88.0.1", "www.example.org", A).unwrap().0, 2);
             // The kernel drops what it has no room for: as every client does, query again.
-            let query = || ask_for(SECOND / 10, &a, "10.88.0.1", "client", A);
-            let answer = std::iter::repeat_with(query).take(80).find(Result::is_ok);
-            assert_eq!(answer, Some(found(&["10.88.0.3"])));
+            let again = |time, name| {
+                let ask = || ask_for(time, &a, "10.88.0.1", name, A);
+                std::iter::repeat_with(ask).take(80).find(Result::is_ok)
+            };
+            // Nor from one of the world's, as far as there is any: that is not refused.
+            assert_eq!(again(SECOND * 4, "www.example.org").unwrap().unwrap().0, 2);
+            assert_eq!(again(SECOND / 10, "client"), Some(found(&["10.88.0.3"])));
             // Nor one that keeps many connections.
             let kept = b.run(|| {
                 let address = "10.88.0.1:53".parse().unwrap();

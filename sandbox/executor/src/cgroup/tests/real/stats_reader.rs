@@ -45,16 +45,17 @@ fn a_reader_lists_the_processes_of_now_and_those_below() {
     let reader = own.cgroup.stats_reader().unwrap();
     assert_eq!(reader.pids().unwrap(), [] as [i32; 0]);
     let mut child = own.run("exec sleep 1000");
-    let below = own.cgroup.child("below").unwrap();
     // Within the second for which v1 keeps a list.
     for _ in 0..3 {
         assert_eq!(reader.pids().unwrap(), own.cgroup.pids().unwrap());
     }
     assert_eq!(reader.pids().unwrap(), [child.id().cast_signed()]);
+    // As a process in the container would make it: with controllers, v2 lets no process into one below another.
     let host = &own.cgroup.host;
     for hierarchy in host.v1.iter().chain(&host.v2) {
-        let procs = hierarchy.dir_path(below.path()).join("cgroup.procs");
-        std::fs::write(procs, child.id().to_string()).unwrap();
+        let below = hierarchy.dir_path(own.cgroup.path()).join("below");
+        std::fs::create_dir(&below).unwrap();
+        std::fs::write(below.join("cgroup.procs"), child.id().to_string()).unwrap();
     }
     assert_eq!(reader.pids().unwrap(), [child.id().cast_signed()], "in a cgroup below");
     own.cgroup.kill().unwrap();
