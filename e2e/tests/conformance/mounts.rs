@@ -5,13 +5,14 @@ use std::process::Command;
 
 use crisp_e2e::{Image, Layer, Result};
 use k8s_cri::v1::{
-    ContainerConfig, CreateContainerRequest, ImageSpec, LinuxContainerSecurityContext, Mount,
-    MountPropagation, StatusRequest,
+    ContainerConfig, ContainerStatusRequest, CreateContainerRequest, ImageSpec, ImageStatusRequest,
+    LinuxContainerSecurityContext, Mount, MountPropagation, StatusRequest,
 };
+use prost::Message as _;
 use tonic::Status;
 
 use crate::cri::{Cri, Pod, sandbox_security, secured};
-use crate::newer::{self, NewerContainer, NewerMount, NewerRuntimeStatus};
+use crate::newer::{self, NewerContainer, NewerMount, NewerRuntimeStatus, NewerStatusResponse};
 
 promises! {
     a_folder_of_the_host_is_mounted: Cri, ["ContainerConfig.mounts", "Mount.container_path", "Mount.host_path"],
@@ -51,6 +52,8 @@ promises! {
         "An image is a volume: its files are there, and cannot be written";
     a_folder_of_an_image_is_mounted: Kubernetes, ["Mount.image_sub_path"],
         "Of an image's sub path that folder alone is mounted; a missing one is refused";
+    a_mounted_image_is_named_by_its_digest: Cri, ["Mount.image", "ImageSpec.image_ref"],
+        "A container's status names each mounted image as it was requested, and by its digest";
     mount_options_apply: Cri, ["Mount.mount_options", "RuntimeFeatures.mount_options"],
         "Mount options such as noexec apply where the status says that the runtime has them",
         containerd: "the status does not say that there are mount options";
@@ -334,6 +337,30 @@ async fn a_folder_of_an_image_is_mounted(cri: &mut Cri) -> Result<()> {
     assert_eq!(cri.sh(&id, "ls /v; cat /v/one").await?, "one\nweights\n");
     let config = cri.shell("true");
     assert!(launch(cri, &pod, &config, below("no-such-folder")).await.is_err());
+    Ok(())
+}
+
+async fn a_mounted_image_is_named_by_its_digest(cri: &mut Cri) -> Result<()> {
+    let image = volume(cri).await?;
+    let request = ImageStatusRequest { image: Some(image.clone()), verbose: false };
+    let known = cri.client.images.image_status(request).await?.into_inner().image.ok_or("no image")?;
+    let host = Mount { container_path: "/a".into(), host_path: "/".into(), ..Default::default() };
+    let of_image = Mount {
+        container_path: "/v".into(),
+        image: Some(image.clone()),
+        readonly: true,
+        ..Default::default()
+    };
+    let pod = cri.pod().await?;
+    let id = cri.create(&pod, &with(cri.shell("true"), &[host, of_image])).await?;
+    let request = ContainerStatusRequest { container_id: id, verbose: false };
+    let answer: NewerStatusResponse =
+        newer::call(&cri.client, "ContainerStatus", request.encode_to_vec()).await?;
+    let mounts = answer.status.ok_or("no status")?.mounts;
+    assert_eq!(mounts.iter().filter(|mount| mount.image.is_some()).count(), 1);
+    let mounted = mounts.into_iter().find_map(|mount| mount.image).ok_or("no image")?;
+    assert_eq!(mounted.image, image.image);
+    assert!(known.repo_digests.contains(&mounted.image_ref), "{} of {known:?}", mounted.image_ref);
     Ok(())
 }
 

@@ -53,8 +53,26 @@ pub struct NewerStatusResponse {
 /// New fields of ContainerStatus.
 #[derive(Clone, PartialEq, Message)]
 pub struct NewerStatus {
+    #[prost(message, repeated, tag = "14")]
+    pub mounts: Vec<NewerStatusMount>,
     #[prost(int32, tag = "19")]
     pub stop_signal: i32,
+}
+
+/// New fields of a Mount in a status.
+#[derive(Clone, PartialEq, Message)]
+pub struct NewerStatusMount {
+    #[prost(message, optional, tag = "9")]
+    pub image: Option<NewerImageSpec>,
+}
+
+/// New fields of ImageSpec.
+#[derive(Clone, PartialEq, Message)]
+pub struct NewerImageSpec {
+    #[prost(string, tag = "1")]
+    pub image: String,
+    #[prost(string, tag = "20")]
+    pub image_ref: String,
 }
 
 /// UpdatePodSandboxResourcesRequest.

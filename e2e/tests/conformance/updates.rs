@@ -25,6 +25,9 @@ promises! {
     an_exited_or_unknown_container_is_not_updated: Cri, ["UpdateContainerResources"],
         "An update of a container that has ended or does not exist is an error",
         containerd: "an exited container was updated";
+    the_oom_score_is_updated: Cri, ["UpdateContainerResourcesRequest.linux", "LinuxContainerResources.oom_score_adj"],
+        "An update of the OOM score reaches running processes, later ones, and the status",
+        containerd: "the first process has its old score";
     annotations_of_an_update_are_taken: Cri, ["UpdateContainerResourcesRequest.annotations"],
         "An update with annotations that the runtime does not know is made";
     a_pods_resources_are_updated: Cri, ["UpdatePodSandboxResources", "UpdatePodSandboxResourcesRequest.pod_sandbox_id",
@@ -127,6 +130,31 @@ async fn an_exited_or_unknown_container_is_not_updated(cri: &mut Cri) -> Result<
     assert_eq!(exited.state(), ContainerState::ContainerExited);
     assert!(update(cri, &unknown(), small()).await.is_err());
     assert!(update(cri, &exited.id, small()).await.is_err(), "an exited container was updated");
+    Ok(())
+}
+
+async fn the_oom_score_is_updated(cri: &mut Cri) -> Result<()> {
+    let start = LinuxContainerResources { oom_score_adj: 300, ..small() };
+    let pod = cri.pod().await?;
+    // The second process chooses its own score.
+    let line = "(echo 700 > /proc/self/oom_score_adj; exec sleep 1000) & sleep 1000 & exec sleep 1000";
+    let id = cri.create(&pod, &limited(cri.shell(line), start)).await?;
+    cri.client.start(&id).await?;
+    const SCORES: &str =
+        "for p in /proc/[0-9]*; do grep -q sleep $p/comm && cat $p/oom_score_adj; done | sort | uniq -c";
+    cri.until(&id, "test $(grep -l sleep /proc/[0-9]*/comm | wc -l) = 3").await?;
+    cri.until(&id, "grep -qx 700 /proc/[0-9]*/oom_score_adj").await?;
+    update(cri, &id, LinuxContainerResources { oom_score_adj: 450, ..Default::default() }).await?;
+    let first = cri.sh(&id, "cat /proc/1/oom_score_adj").await?;
+    assert_eq!(first, "450\n", "the first process has its old score");
+    let scores = cri.sh(&id, SCORES).await?;
+    assert_eq!(scores.split_whitespace().collect::<Vec<_>>(), ["2", "450", "1", "700"]);
+    assert_eq!(cri.sh(&id, "cat /proc/self/oom_score_adj").await?, "450\n");
+    // 0 is no value.
+    update(cri, &id, LinuxContainerResources { cpu_shares: 256, ..Default::default() }).await?;
+    assert_eq!(cri.sh(&id, "cat /proc/1/oom_score_adj").await?, "450\n");
+    let linux = cri.client.status(&id).await?.resources.and_then(|resources| resources.linux);
+    assert_eq!(linux.map(|linux| linux.oom_score_adj), Some(450));
     Ok(())
 }
 

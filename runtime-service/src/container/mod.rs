@@ -12,7 +12,7 @@ pub mod table;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crisp_executor::cgroup::{CgroupPath, JoinFds};
 use crisp_executor::compile::Compiled;
@@ -51,6 +51,9 @@ pub struct ContainerMetadata {
     /// The layers of the mounted images, bottom first, in the order of the mounts that have an image.
     #[serde(default)]
     pub mounted_images: Vec<Vec<DiffId>>,
+    /// As [`ImageMetadata::reference`], of the mounted images. Empty in older records.
+    #[serde(default)]
+    pub mounted_references: Vec<String>,
     /// The edits of its CDI devices at its creation, except for their groups, which are in `user`.
     #[serde(default)]
     pub cdi: Edits,
@@ -137,6 +140,11 @@ pub struct Container {
 }
 
 impl Container {
+    /// Must be called when its settings have changed.
+    pub fn forget_exec_process(&self) {
+        *self.exec_process.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     #[must_use]
     pub fn new(metadata: ContainerMetadata, status: Status, folder: Folder, leases: Option<Leases>) -> Self {
         let path = folder.status();

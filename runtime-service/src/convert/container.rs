@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use crisp_proto::runtime::v1 as proto;
 
 use super::{
-    ConvertError, absolute, image, invalid, mounts, no_nul, not_empty, required, resources, security,
+    ConvertError, absolute, image, invalid, mounts, no_nul, not_empty, required, resources, security, texts,
     unsupported,
 };
 use crate::cdi::{self, DeviceName};
@@ -36,8 +36,8 @@ pub fn config(config: proto::ContainerConfig) -> Result<ContainerConfig, Convert
         envs: envs(config.envs)?,
         mounts: mounts::mounts(config.mounts)?,
         devices: mounts::devices(config.devices)?,
-        labels: config.labels,
-        annotations: config.annotations,
+        labels: texts("config.labels", config.labels)?,
+        annotations: texts("config.annotations", config.annotations)?,
         log_path: log_path(&config.log_path)?,
         stdin: config.stdin,
         stdin_once: config.stdin_once,
@@ -149,6 +149,17 @@ pub(crate) mod tests {
                 "config.CDI_devices[0].name: \"\" is not the name",
             ),
             (refused(|c| c.stop_signal = 999), "config.stop_signal: "),
+            (
+                refused(|c| {
+                    c.annotations =
+                        [("a".into(), "x".repeat(400_000)), ("b".into(), "y".repeat(300_000))].into()
+                }),
+                "config.annotations: 700002 bytes, more than 524288; the largest is \"a\"",
+            ),
+            (
+                refused(|c| c.labels = [("x".repeat(600_000), String::new())].into()),
+                "config.labels: 600000 bytes",
+            ),
         ];
         for (message, expected) in cases {
             assert!(message.starts_with(expected), "{message}");

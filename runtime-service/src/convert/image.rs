@@ -16,12 +16,13 @@ pub(super) fn request(at: &str, spec: proto::ImageSpec) -> Result<ImageRequest, 
     })
 }
 
-/// For responses.
-pub(super) fn to_proto(image: &ImageRequest) -> proto::ImageSpec {
+/// For responses. `reference`: of the image that was found.
+pub(super) fn to_proto(image: &ImageRequest, reference: String) -> proto::ImageSpec {
     proto::ImageSpec {
         image: image.image.clone(),
         user_specified_image: image.user_specified.clone(),
         annotations: image.annotations.clone(),
+        image_ref: reference,
         ..Default::default()
     }
 }

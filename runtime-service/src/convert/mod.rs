@@ -12,7 +12,6 @@
 //! - seccomp, masked and read-only paths of a privileged container;
 //! - `localhost_ref` of a profile of another type than Localhost, and `log_path` of a container whose pod has
 //!   no log folder;
-//! - `oom_score_adj` of UpdateContainerResources: it is a matter of processes, set when they start;
 //! - `sandbox_config` of CreateContainer: it repeats the configuration that the pod was made with;
 //! - `image.image_ref`, which only responses use, and `annotations` of UpdateContainerResources;
 //! - `target_id` of a PID mode other than TARGET.
@@ -32,7 +31,12 @@ pub mod stats;
 pub mod streams;
 mod user_namespace;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// Limit for the labels or the annotations of one pod or container, in bytes. Kubernetes allows 256 KiB. Lists have
+/// those of all, in a response of at most 16 MiB.
+const MAX_TEXTS: usize = 512 << 10;
 
 /// A field that cannot be accepted, with its path in the proto message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +72,17 @@ fn no_nul(field: &str, value: String) -> Result<String, ConvertError> {
 
 fn optional(field: &str, value: String) -> Result<Option<String>, ConvertError> {
     if value.is_empty() { Ok(None) } else { no_nul(field, value).map(Some) }
+}
+
+/// Labels or annotations.
+fn texts(field: &str, values: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ConvertError> {
+    let size: usize = values.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if size <= MAX_TEXTS {
+        return Ok(values);
+    }
+    let largest = values.iter().max_by_key(|(_, value)| value.len()).map(|(key, _)| key.chars().take(80));
+    let largest: String = largest.into_iter().flatten().collect();
+    Err(invalid(field, format!("{size} bytes, more than {MAX_TEXTS}; the largest is {largest:?}")))
 }
 
 fn absolute(field: &str, value: String) -> Result<PathBuf, ConvertError> {

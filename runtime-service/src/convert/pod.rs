@@ -6,7 +6,9 @@ use crisp_proto::runtime::v1 as proto;
 use crisp_sandbox::systemd::{is_slice, slice_path};
 use crisp_sandbox::{CgroupDriver, Dns, NamespaceMode, PidMode, PodConfig, PortMapping, Protocol};
 
-use super::{ConvertError, absolute, invalid, not_empty, required, selinux, unsupported, user_namespace};
+use super::{
+    ConvertError, absolute, invalid, not_empty, required, selinux, texts, unsupported, user_namespace,
+};
 use crate::container::config::UserNamespaceRequest;
 
 /// The name of this server's runtime handler. Clients may also leave the name empty.
@@ -43,8 +45,8 @@ pub fn request(
         },
         dns: config.dns_config.map(dns).unwrap_or_default(),
         port_mappings: ports(config.port_mappings)?,
-        labels: config.labels,
-        annotations: config.annotations,
+        labels: texts("config.labels", config.labels)?,
+        annotations: texts("config.annotations", config.annotations)?,
         cgroup_parent: cgroup_parent(&linux.cgroup_parent, driver)?,
         network: shared_or_host("network", options.network)?,
         ipc: shared_or_host("ipc", options.ipc)?,

@@ -7,10 +7,10 @@ use crisp_proto::runtime::v1 as proto;
 use crisp_sandbox::{NamespaceMode, PidMode, Pod, PodState, PodStatus};
 
 use super::{image, resources, signal, user_namespace};
-use crate::container::Container;
 use crate::container::config::{Mount, Propagation};
 use crate::container::state::State;
 use crate::container::status::Status;
+use crate::container::{Container, ContainerMetadata};
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
@@ -125,7 +125,7 @@ pub fn container_status(container: &Container, status: &Status) -> proto::Contai
         message,
         labels: metadata.config.labels.clone(),
         annotations: metadata.config.annotations.clone(),
-        mounts: metadata.config.mounts.iter().map(mount).collect(),
+        mounts: mounts(metadata),
         log_path: metadata.log_path.as_deref().map(text).unwrap_or_default(),
         resources: Some(proto::ContainerResources {
             linux: Some(resources::to_proto(&status.resources)),
@@ -148,7 +148,17 @@ fn user(container: &Container) -> proto::ContainerUser {
     }
 }
 
-fn mount(mount: &Mount) -> proto::Mount {
+fn mounts(metadata: &ContainerMetadata) -> Vec<proto::Mount> {
+    let mut references = metadata.mounted_references.iter();
+    let one = |of: &Mount| {
+        let reference = of.image.as_ref().and_then(|_| references.next());
+        mount(of, reference.cloned().unwrap_or_default())
+    };
+    metadata.config.mounts.iter().map(one).collect()
+}
+
+/// `reference`: of its image.
+fn mount(mount: &Mount, reference: String) -> proto::Mount {
     let propagation = match mount.propagation {
         Propagation::Private => proto::MountPropagation::PropagationPrivate,
         Propagation::HostToContainer => proto::MountPropagation::PropagationHostToContainer,
@@ -162,7 +172,7 @@ fn mount(mount: &Mount) -> proto::Mount {
         recursive_read_only: mount.recursive_readonly,
         uid_mappings: mount.mappings.iter().flat_map(|m| user_namespace::to_proto(&m.uids)).collect(),
         gid_mappings: mount.mappings.iter().flat_map(|m| user_namespace::to_proto(&m.gids)).collect(),
-        image: mount.image.as_ref().map(|mounted| image::to_proto(&mounted.request)),
+        image: mount.image.as_ref().map(|mounted| image::to_proto(&mounted.request, reference)),
         image_sub_path: mount.image.as_ref().map(|mounted| mounted.sub_path.clone()).unwrap_or_default(),
         mount_options: mount.options.clone(),
         ..Default::default()

@@ -186,8 +186,7 @@ fn build(service: &ServiceState, draft: Draft, steps: &Steps) -> Result<Containe
     let folder = service.layout.container(&draft.id);
     undo_folders(&draft_folder, &folder, steps);
     steps.step("folders", || make_folder(&draft_folder, draft.pod.config.user.as_ref()))?;
-    let (mounted_images, mounted) =
-        steps.step("image volumes", || mounted_image::lease(service, &draft.config))?;
+    let mounted = steps.step("image volumes", || mounted_image::lease(service, &draft.config))?;
     let cdi = cdi_edits(service, &draft.config, steps)?;
     let image_config = draft.image.config.config().clone().unwrap_or_default();
     let (mut user, volumes) = {
@@ -197,7 +196,12 @@ fn build(service: &ServiceState, draft: Draft, steps: &Steps) -> Result<Containe
     let pod = draft.pod.clone();
     let new = cdi.groups.iter().filter(|group| !user.groups.contains(group)).copied().collect::<Vec<_>>();
     user.groups.extend(new);
-    let metadata = ContainerMetadata { mounted_images, cdi, ..metadata(draft, &image_config, user, volumes) };
+    let metadata = ContainerMetadata {
+        mounted_images: mounted.iter().map(|one| one.image.lower.clone()).collect(),
+        mounted_references: mounted.iter().map(|one| reference(&one.image)).collect(),
+        cdi,
+        ..metadata(draft, &image_config, user, volumes)
+    };
     let status = Status::created(metadata.config.resources.clone());
     steps.step("spec", || {
         let spec = container_spec::build(service, &metadata, &status.resources, &pod)?;
@@ -210,7 +214,11 @@ fn build(service: &ServiceState, draft: Draft, steps: &Steps) -> Result<Containe
     steps.step("commit", || {
         fs::rename(draft_folder.path(), folder.path()).map_err(Cause::file(folder.path()))
     })?;
-    let leases = Leases { root: Some(lease), mounted: mounted.into_iter().map(Some).collect(), held: vec![] };
+    let leases = Leases {
+        root: Some(lease),
+        mounted: mounted.into_iter().map(|one| Some(one.lease)).collect(),
+        held: vec![],
+    };
     Ok(Container::new(metadata, status, folder, Some(leases)))
 }
 
@@ -257,12 +265,17 @@ fn metadata(draft: Draft, image: &image::Config, user: User, volumes: Vec<PathBu
         pid: draft.pid,
         volumes,
         mounted_images: Vec::new(),
+        mounted_references: Vec::new(),
         cdi: Edits::default(),
         created_at: clock::now(),
         log_path,
         cgroup_parent: Some(draft.pod.cgroup_parent().clone()),
         config: Arc::unwrap_or_clone(draft.config),
     }
+}
+
+fn reference(image: &Image) -> String {
+    image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string())
 }
 
 fn image_metadata(image: &Image, config: &image::Config, request: &ContainerConfig) -> ImageMetadata {
@@ -275,7 +288,7 @@ fn image_metadata(image: &Image, config: &image::Config, request: &ContainerConf
     });
     let list = |values: &Option<Vec<String>>| values.clone().unwrap_or_default();
     ImageMetadata {
-        reference: image.repo_digests.first().cloned().unwrap_or_else(|| id.clone()),
+        reference: reference(image),
         name: image.repo_tags.first().cloned().unwrap_or_else(|| request.image.image.clone()),
         diff_ids: image.lower.clone(),
         stop_signal,

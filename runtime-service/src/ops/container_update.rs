@@ -6,7 +6,7 @@ use std::time::Duration;
 use crisp_executor::cgroup::{self, Cgroup};
 use crisp_operation::detached;
 
-use super::container_spec;
+use super::{container_oom_score, container_spec};
 use crate::cause::{Cause, StageFailure, Steps};
 use crate::container::Container;
 use crate::container::config::Resources;
@@ -83,7 +83,7 @@ fn apply(
     steps: &Steps,
 ) -> Result<(), StageFailure> {
     let resources = merge(&status.resources, request);
-    if matches!(status.state, State::Running { .. }) {
+    if let State::Running { pid, .. } = status.state {
         let cgroup = steps.step("open cgroup", || open_cgroup(service, container))?;
         let (old, again) = (or_unlimited(&status.resources, request), cgroup.clone());
         // A failed change may have set some of the limits.
@@ -96,6 +96,9 @@ fn apply(
         let changed = steps.step("limits", || Ok(cgroup.apply(&without_devices(&resources)?)?));
         container.meters.cgroup.reader.expect_new_limits();
         changed?;
+        if request.oom_score_adj != 0 {
+            set_oom_score(cgroup, pid, request.oom_score_adj, steps)?;
+        }
     }
     steps.step("record", || {
         let change = |status: &Status| {
@@ -103,8 +106,15 @@ fn apply(
             Ok(Status { resources: resources.clone(), ..status.clone() })
         };
         container.status_cell.update(change)?;
+        container.forget_exec_process();
         Ok(())
     })?;
+    Ok(())
+}
+
+fn set_oom_score(cgroup: Cgroup, first: i32, score: i32, steps: &Steps) -> Result<(), StageFailure> {
+    let before = steps.step("oom_score_adj", || container_oom_score::change(&cgroup, first, score))?;
+    steps.undo("oom_score_adj", move || container_oom_score::change(&cgroup, first, before).map(drop));
     Ok(())
 }
 
@@ -119,8 +129,7 @@ fn merge(now: &Resources, request: &Resources) -> Resources {
         cpu_shares: request.cpu_shares.or(now.cpu_shares),
         memory_limit,
         memory_swap_limit,
-        // A process gets its own value at its start.
-        oom_score_adj: now.oom_score_adj,
+        oom_score_adj: if request.oom_score_adj == 0 { now.oom_score_adj } else { request.oom_score_adj },
         cpuset_cpus: request.cpuset_cpus.clone().or_else(|| now.cpuset_cpus.clone()),
         cpuset_mems: request.cpuset_mems.clone().or_else(|| now.cpuset_mems.clone()),
         hugepages: hugepages.clone(),
@@ -224,7 +233,8 @@ mod tests {
         let merged = merge(&now, &request);
         assert_eq!(
             (merged.cpu_shares, merged.memory_limit, merged.oom_score_adj),
-            (Some(512), Some(1 << 21), -5)
+            (Some(512), Some(1 << 21), 9)
         );
+        assert_eq!(merge(&now, &Resources::default()).oom_score_adj, -5);
     }
 }

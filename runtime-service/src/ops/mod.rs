@@ -9,6 +9,7 @@ pub(crate) mod container_copy;
 pub(crate) mod container_create;
 pub(crate) mod container_exec;
 pub(crate) mod container_kill;
+mod container_oom_score;
 pub(crate) mod container_pause;
 mod container_plan;
 pub(crate) mod container_prepare;

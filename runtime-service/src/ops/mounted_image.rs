@@ -2,10 +2,10 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use crisp_executor::rootfs;
-use crisp_image_service::{DiffId, Lease};
+use crisp_image_service::{Image, Lease};
 
 use super::image_contents::View;
 use crate::cause::Cause;
@@ -13,15 +13,17 @@ use crate::container::Container;
 use crate::container::config::{ContainerConfig, Mount, MountedImage};
 use crate::service_state::ServiceState;
 
-/// The layers of each image that will be mounted, bottom first, and their leases. The sub path is checked
-/// here: it cannot appear later.
+/// An image that will be mounted, and its lease.
+pub(super) struct Leased {
+    pub image: Arc<Image>,
+    pub lease: Lease,
+}
+
+/// The images that will be mounted. The sub path is checked here: it cannot appear later.
 ///
 /// # Errors
 /// [`Cause::MountedImage`].
-pub(super) fn lease(
-    service: &ServiceState,
-    config: &ContainerConfig,
-) -> Result<(Vec<Vec<DiffId>>, Vec<Lease>), Cause> {
+pub(super) fn lease(service: &ServiceState, config: &ContainerConfig) -> Result<Vec<Leased>, Cause> {
     let one = |(mount, mounted): (&Mount, &MountedImage)| {
         let find = || {
             let image = service.images.find(&mounted.request.image)?;
@@ -30,7 +32,7 @@ pub(super) fn lease(
                 let view = View::new(rootfs::read_only_view(lease.layer_paths(), None)?);
                 drop(View::new(rootfs::part_of(view.fd()?, &mounted.sub_path)?));
             }
-            Ok((image.lower.clone(), lease))
+            Ok(Leased { image, lease })
         };
         find().map_err(named(mount, mounted))
     };

@@ -162,7 +162,7 @@ fn process(inputs: &Inputs<'_>, bounding: &Capabilities) -> Result<Process, Spec
         .set_rlimits(Some(inputs.host.rlimits.clone()))
         .set_no_new_privileges(Some(config.security.no_new_privileges))
         .set_apparmor_profile(apparmor(inputs)?)
-        .set_oom_score_adj(Some(config.resources.oom_score_adj));
+        .set_oom_score_adj(Some(inputs.resources.oom_score_adj));
     Ok(process)
 }
 

@@ -50,12 +50,15 @@ fn a_reader_lists_the_processes_of_now_and_those_below() {
         assert_eq!(reader.pids().unwrap(), own.cgroup.pids().unwrap());
     }
     assert_eq!(reader.pids().unwrap(), [child.id().cast_signed()]);
-    // As a process in the container would make it: with controllers, v2 lets no process into one below another.
     let host = &own.cgroup.host;
+    let below = own.cgroup.path().child("below").unwrap();
+    match &host.v2 {
+        // v2 lets no process into a cgroup with controllers below one with processes.
+        Some(v2) if host.v1.is_empty() => std::fs::create_dir(v2.dir_path(&below)).unwrap(),
+        _ => drop(own.cgroup.child("below").unwrap()),
+    }
     for hierarchy in host.v1.iter().chain(&host.v2) {
-        let below = hierarchy.dir_path(own.cgroup.path()).join("below");
-        std::fs::create_dir(&below).unwrap();
-        std::fs::write(below.join("cgroup.procs"), child.id().to_string()).unwrap();
+        std::fs::write(hierarchy.dir_path(&below).join("cgroup.procs"), child.id().to_string()).unwrap();
     }
     assert_eq!(reader.pids().unwrap(), [child.id().cast_signed()], "in a cgroup below");
     own.cgroup.kill().unwrap();
