@@ -13,7 +13,7 @@ promises! {
     all_output_is_there_at_the_end: Kubernetes, ["ContainerStatus.state", "ContainerConfig.log_path"],
         "When a container's status is exited, its log has all of its output";
     many_containers_run_in_a_pod: Kubernetes, ["CreateContainer"],
-        "Twenty containers run in one pod at the same time";
+        "Seventy containers run in one pod at the same time";
 }
 
 async fn the_command_ends_the_container(cri: &mut Cri) -> Result<()> {
@@ -57,7 +57,7 @@ async fn all_output_is_there_at_the_end(cri: &mut Cri) -> Result<()> {
 async fn many_containers_run_in_a_pod(cri: &mut Cri) -> Result<()> {
     let pod = cri.pod().await?;
     let mut ids = Vec::new();
-    for _ in 0..20 {
+    for _ in 0..70 {
         let config = cri.shell("exec sleep 1000");
         ids.push(cri.launch(&pod, &config).await?);
     }

@@ -95,6 +95,56 @@ async fn a_kubelet_takes_the_metrics_of_pods_from_the_runtime() -> Result<()> {
     machine.close().await
 }
 
+/// The kubelet lists pods every five minutes at most then, if the events do not fail it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kubelet_follows_pods_by_their_events() -> Result<()> {
+    needs!("docker-registry", "busybox", "curl");
+    if !programs::can_build(&[KUBELET]) {
+        needs!("go");
+    }
+    let machine = Machine::start().await?;
+    let image = machine.registry().push("busybox", "1", &Image::busybox().build())?;
+    let kubelet = Kubelet::start_with(&machine, &["EventedPLEG"])?;
+    let names: Vec<String> = (0..10).map(|number| format!("many{number}")).collect();
+    for (number, name) in names.iter().enumerate() {
+        std::fs::write(kubelet.manifest(name), sleeping(name, number, &image))?;
+    }
+    kubelet.until("all pods are ready", MINUTE, |k| {
+        names.iter().all(|name| k.container(name, "main")["ready"] == true)
+    })?;
+    std::fs::write(kubelet.manifest("crash"), crashing(&image))?;
+    kubelet.until("the crashing container was restarted", MINUTE, |k| {
+        k.container("crash", "main")["restartCount"].as_i64() >= Some(1)
+    })?;
+    std::fs::remove_file(kubelet.manifest("crash"))?;
+    for name in &names {
+        std::fs::remove_file(kubelet.manifest(name))?;
+    }
+    kubelet.until("all pods are gone", MINUTE, |k| k.pods().is_ok_and(|pods| pods.is_empty()))?;
+    let page = kubelet.get("/metrics")?;
+    let count = |name: &str| {
+        let line = page.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().parse::<f64>().ok()
+    };
+    assert_eq!(count("kubelet_evented_pleg_connection_success_count"), Some(1.0));
+    assert_eq!(count("kubelet_evented_pleg_connection_error_count").unwrap_or(0.0), 0.0);
+    drop(kubelet);
+    machine.close().await
+}
+
+fn sleeping(name: &str, number: usize, image: &str) -> String {
+    format!(
+        r#"apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: default, uid: 5d4f0a3e-0000-4000-8000-0000000001{number:02}}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {{name: main, image: {image}, command: [sleep, "1000"]}}
+"#
+    )
+}
+
 fn serves_logs_and_exec(kubelet: &Kubelet) -> Result<()> {
     kubelet.until("the sidecar has fetched the page", MINUTE, |k| {
         k.get("/containerLogs/default/web-crisp-e2e/sidecar").is_ok_and(|log| log.contains("prepared"))
