@@ -42,9 +42,12 @@ promises! {
 
 /// The cgroups of a container, in every hierarchy.
 pub fn cgroups_of(container: &str) -> Result<Vec<String>> {
-    let name = format!("*{container}*");
+    folders_of_cgroups("-name", &format!("*{container}*"))
+}
+
+fn folders_of_cgroups(test: &str, pattern: &str) -> Result<Vec<String>> {
     let find =
-        std::process::Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", &name]).output()?;
+        std::process::Command::new("find").args(["/sys/fs/cgroup", "-type", "d", test, pattern]).output()?;
     Ok(String::from_utf8(find.stdout)?.lines().map(ToOwned::to_owned).collect())
 }
 
@@ -190,8 +193,9 @@ async fn limits_hold_all_processes(cri: &mut Cri) -> Result<()> {
     let mut processes = 0;
     for _ in 0..40 {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        let files: Vec<PathBuf> =
-            cgroups_of(&id)?.iter().map(|f| Path::new(f).join("cgroup.procs")).collect();
+        // Also in the cgroups below.
+        let folders = folders_of_cgroups("-path", &format!("*{id}*"))?;
+        let files: Vec<PathBuf> = folders.iter().map(|f| Path::new(f).join("cgroup.procs")).collect();
         let is_memory = |file: &&PathBuf| is_v2() || file.starts_with("/sys/fs/cgroup/memory");
         let texts = files.iter().filter(is_memory).filter_map(|file| std::fs::read_to_string(file).ok());
         processes = texts.map(|text| text.lines().count()).sum();
