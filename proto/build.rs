@@ -6,8 +6,12 @@ use std::path::PathBuf;
 use protox::prost_reflect::prost::Message as _;
 
 /// Messages that hold or contain a secret: their `Debug` is written by hand in `src/redact.rs`.
-const SECRET: [&str; 3] =
-    [".runtime.v1.AuthConfig", ".runtime.v1.PullImageRequest", ".crisp.v1.RunManifestsRequest"];
+const SECRET: [&str; 4] = [
+    ".runtime.v1.AuthConfig",
+    ".runtime.v1.PullImageRequest",
+    ".crisp.v1.RunManifestsRequest",
+    ".crisp.v1.ExecContainerRequest",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::crisp::v1::RunManifestsRequest;
+use crate::crisp::v1::{ExecContainerRequest, RunManifestsRequest};
 use crate::runtime::v1::{AuthConfig, PullImageRequest};
 
 /// Prints as `""` or `"***"`.
@@ -37,6 +37,22 @@ impl fmt::Debug for RunManifestsRequest {
             // Secrets are among them.
             .field("documents", &documents.len())
             .field("replace", replace)
+            .finish()
+    }
+}
+
+impl fmt::Debug for ExecContainerRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { container_id, command, stdin, stdout, stderr, tty, environment, user, working_dir } = self;
+        let names = environment.iter().map(|text| text.split('=').next().unwrap_or_default());
+        f.debug_struct("ExecContainerRequest")
+            .field("container_id", container_id)
+            .field("command", command)
+            .field("streams", &[stdin, stdout, stderr, tty])
+            // Values may be secrets.
+            .field("environment", &names.collect::<Vec<_>>())
+            .field("user", user)
+            .field("working_dir", working_dir)
             .finish()
     }
 }

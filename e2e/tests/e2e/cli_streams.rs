@@ -56,6 +56,49 @@ async fn exec_passes_all_of_the_output_on_as_it_comes() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn exec_has_a_user_variables_and_a_working_directory_of_its_own() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("cli-exec-as").await?;
+    // The account was made after the container's start.
+    let line = "echo late:x:77:88::/tmp:/bin/sh >> /etc/passwd; touch /ready; exec sleep 1000";
+    let mut config = lab.shell(line);
+    let own = k8s_cri::v1::KeyValue { key: "OWN".into(), value: "container".into() };
+    config.envs = vec![own];
+    let id = lab.client.launch(&pod, &config, &sandbox).await?;
+    while lab.client.exec(&id, &["test", "-e", "/ready"]).await?.exit_code != 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    const LINE: &str =
+        "echo $(id -u):$(id -g):$(id -G) $HOME $PWD $OWN $SECRET; grep CapEff /proc/self/status";
+    let said = |options: &[&str]| -> Result<String> {
+        let output = command(&lab, &[&["exec"], options, &[&id, "sh", "-c", LINE]].concat()).output()?;
+        Ok(String::from_utf8(output.stdout)? + &String::from_utf8(output.stderr)?)
+    };
+    let first = |text: String| text.lines().next().unwrap_or_default().to_owned();
+    assert_eq!(first(said(&[])?), "0:0:0 /root / container");
+    let file = lab.machine.folder().join("variables");
+    std::fs::write(&file, "# a remark\nSECRET=of-file\nOWN=of-file\n")?;
+    let file = file.to_str().ok_or("no UTF-8")?;
+    let all = said(&["-u", "app", "-w", "/tmp", "-e", "OWN=mine=1", "--env-file", file])?;
+    assert!(all.ends_with("CapEff:\t0000000000000000\n"), "{all}");
+    assert_eq!(first(all), "1000:1001:1001 2000 / /tmp mine=1 of-file");
+    assert_eq!(first(said(&["-u", "late"])?), "77:88:88 /tmp / container");
+    assert_eq!(first(said(&["-u", "5:6"])?), "5:6:6 / / container");
+    // A later command has none of it.
+    assert_eq!(first(said(&[])?), "0:0:0 /root / container");
+    assert!(said(&["-u", "nobody-here"])?.contains("nobody-here"));
+    let missing = said(&["-w", "/no-such-folder"])?;
+    assert!(missing.contains("/no-such-folder"), "{missing}");
+    assert!(said(&["-w", "tmp"])?.contains("working_dir"));
+    let unset = said(&["-e", "NO_SUCH_VARIABLE_HERE"])?;
+    assert_eq!(first(unset), "0:0:0 /root / container");
+    let log = lab.machine.log();
+    assert!(!log.contains("of-file"), "a value is in the log");
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn input_that_has_come_is_sent_though_no_more_does() -> Result<()> {
     needs!("docker-registry", "busybox");
     let mut lab = Lab::start().await?;

@@ -22,12 +22,10 @@ use crisp_copy::{CopyError, Destination, Owner, Root, Unpacked};
 use crisp_executor::rootfs::{self, RootfsError};
 use crisp_executor::user_namespace::{IdMappings, UserNamespace};
 use crisp_operation::{Cancel, KeyedGuard, detached, record};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{container_prepare, container_spec, pid_namespace};
+use super::{container_prepare, container_root, container_spec};
 use crate::cause::Cause;
 use crate::container::Container;
 use crate::error::RuntimeError;
@@ -232,19 +230,8 @@ impl Drop for OpenRoot {
 
 /// The root of the container's first process.
 fn of_process(service: &ServiceState, container: &Container) -> Result<(Root, Option<PathBuf>), Cause> {
-    let id = container.id();
-    let pidfd = pid_namespace::pidfd_of_target(service, id)?;
-    let pid = pid_namespace::pid_of_target(service, id)?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty())
-        .map_err(Cause::system("open the container's root directory"))?;
-    // While the process lives, its number cannot be reused.
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-    match poll(&mut fds, Some(&now)) {
-        Ok(0) => Ok((Root::Container { root, users: users(service, container) }, None)),
-        _ => Err(Cause::TargetNotRunning { target: id.clone() }),
-    }
+    let root = container_root::open(service, container.id())?;
+    Ok((Root::Container { root, users: users(service, container) }, None))
 }
 
 /// A mount of the layers and the container's changes.

@@ -19,6 +19,7 @@ use crisp_operation::Cancel;
 use crisp_sandbox::link::{LinkError, WindowSize};
 use crisp_streaming::{Outcome, ProcessRequest, ProcessSession};
 
+use super::exec::changes::Changes;
 use super::exec::{self, Command, Running, Stdio, pipe};
 use super::process_streams::{
     Sink, Source, Terminal, copy_input, copy_output, copy_sizes, discard, session_owner,
@@ -42,10 +43,12 @@ pub fn container_exec(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
     words: Vec<String>,
+    changes: Changes,
     request: ProcessRequest,
 ) -> Result<String, RuntimeError> {
     exec::pod_of_running(service, container)?;
-    let command = Command::new(words, request.tty, service.live_config().exec_grace)?;
+    let grace = service.live_config().exec_grace;
+    let command = Command::new(words, request.tty, grace)?.with_changes(changes);
     let owner = session_owner(&container.metadata.pod);
     // A URL that is never used keeps no container alive.
     let (serving, container) = (service.clone(), Arc::downgrade(container));

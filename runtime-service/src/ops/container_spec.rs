@@ -16,7 +16,7 @@ use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 use crate::cause::Cause;
 use crate::container::config::{Resources, SeccompRequest};
 use crate::container::state::State;
-use crate::container::{Container, ContainerMetadata};
+use crate::container::{Container, ContainerMetadata, User};
 use crate::layout::Folder;
 use crate::ops::pid_namespace;
 use crate::service_state::{ServiceState, cgroup_path};
@@ -36,10 +36,10 @@ pub(crate) fn build(
     pod: &Pod,
 ) -> Result<Spec, Cause> {
     let pid = metadata.pid.clone().try_map(|target| pid_namespace::pid_of_target(service, &target))?;
-    with_inputs(service, metadata, resources, pod, pid, |inputs| Ok(spec::build(inputs)?))
+    with_inputs(service, metadata, resources, pod, pid, |inputs| Ok(spec::build(&inputs)?))
 }
 
-/// Builds only the process with its seccomp filter. Blocks like [`build`].
+/// Builds only the process, of that user, with its seccomp filter. Blocks like [`build`].
 ///
 /// # Errors
 /// A field of the request is not possible on this host.
@@ -47,11 +47,14 @@ pub(crate) fn build_process(
     service: &ServiceState,
     container: &Container,
     pod: &Pod,
+    user: &User,
 ) -> Result<(Process, Option<LinuxSeccomp>), Cause> {
     let resources = &container.status().resources;
     // The namespaces are not part of the process.
     let pid = PidNamespace::Own;
-    with_inputs(service, &container.metadata, resources, pod, pid, |inputs| Ok(spec::build_process(inputs)?))
+    with_inputs(service, &container.metadata, resources, pod, pid, |inputs| {
+        Ok(spec::build_process(&Inputs { user, ..inputs })?)
+    })
 }
 
 /// Writes the spec to the container's bundle, and makes that if it is missing.
@@ -94,12 +97,12 @@ fn with_inputs<T>(
     resources: &Resources,
     pod: &Pod,
     pid: PidNamespace<i32>,
-    build: impl FnOnce(&Inputs<'_>) -> Result<T, Cause>,
+    build: impl FnOnce(Inputs<'_>) -> Result<T, Cause>,
 ) -> Result<T, Cause> {
     let folder = service.layout.container(&metadata.id);
     let volumes = metadata.volumes.iter().enumerate();
     let volumes: Vec<_> = volumes.map(|(number, target)| (folder.volume(number), target.clone())).collect();
-    build(&Inputs {
+    build(Inputs {
         config: &metadata.config,
         resources,
         image: &metadata.image.process,

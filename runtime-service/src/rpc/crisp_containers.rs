@@ -9,10 +9,10 @@ use crisp_image_service::archive::Changes;
 use crisp_proto::crisp::v1::containers_server::Containers;
 use crisp_proto::crisp::v1::{
     Change, ChangeKind, CommitContainerReply, CommitContainerRequest, ContainerDetails, ContainerUsage,
-    ContainerUsageReply, ContainerUsageRequest, KillContainerReply, KillContainerRequest, ListChangesReply,
-    ListChangesRequest, ListContainersReply, ListContainersRequest, ListProcessesReply, ListProcessesRequest,
-    PauseContainerReply, PauseContainerRequest, Process, ResetContainerReply, ResetContainerRequest,
-    UnpauseContainerReply, UnpauseContainerRequest,
+    ContainerUsageReply, ContainerUsageRequest, ExecContainerReply, ExecContainerRequest, KillContainerReply,
+    KillContainerRequest, ListChangesReply, ListChangesRequest, ListContainersReply, ListContainersRequest,
+    ListProcessesReply, ListProcessesRequest, PauseContainerReply, PauseContainerRequest, Process,
+    ResetContainerReply, ResetContainerRequest, UnpauseContainerReply, UnpauseContainerRequest,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
@@ -28,6 +28,7 @@ use crate::ops::{
     container_changes, container_commit, container_kill, container_pause, container_processes,
     container_reset,
 };
+use crate::rpc::streaming;
 use crate::spec::command;
 use crate::stats::{self, PodReading};
 
@@ -69,6 +70,11 @@ impl Containers for RuntimeService {
         let container = self.service().container(&request.into_inner().container_id)?;
         container_reset::reset(self.service(), container).await?;
         Ok(Response::new(ResetContainerReply {}))
+    }
+
+    async fn exec(&self, request: Request<ExecContainerRequest>) -> GrpcResult<ExecContainerReply> {
+        let reply = streaming::exec_with_changes(self.service(), request.into_inner());
+        Ok(Response::new(reply?))
     }
 
     async fn processes(&self, request: Request<ListProcessesRequest>) -> GrpcResult<ListProcessesReply> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crisp_proto::crisp::v1::{ExecContainerReply, ExecContainerRequest};
 use crisp_proto::runtime::v1::{
     AttachRequest, AttachResponse, ExecRequest, ExecResponse, PortForwardRequest, PortForwardResponse,
 };
@@ -10,17 +11,30 @@ use crisp_streaming::ProcessRequest;
 use super::{Reply, ServiceState};
 use crate::convert::{self, ConvertError, invalid};
 use crate::ops;
+use crate::ops::exec::changes::Changes;
 
 /// Exec.
 pub(super) fn exec(service: &Arc<ServiceState>, request: ExecRequest) -> Reply<ExecResponse> {
-    if request.cmd.first().is_none_or(String::is_empty) {
-        return Err(invalid("cmd", "empty").into());
-    }
-    let words = convert::container::strings("cmd", request.cmd)?;
     let ExecRequest { stdin, stdout, stderr, tty, .. } = request;
+    let words = convert::streams::command("cmd", request.cmd)?;
     let streams = convert::streams::process(ProcessRequest { stdin, stdout, stderr, tty })?;
     let container = service.container(&request.container_id)?;
-    Ok(ExecResponse { url: ops::container_exec::container_exec(service, &container, words, streams)? })
+    let url = ops::container_exec::container_exec(service, &container, words, Changes::default(), streams)?;
+    Ok(ExecResponse { url })
+}
+
+/// Exec of the service Containers.
+pub(super) fn exec_with_changes(
+    service: &Arc<ServiceState>,
+    request: ExecContainerRequest,
+) -> Reply<ExecContainerReply> {
+    let ExecContainerRequest { stdin, stdout, stderr, tty, .. } = request;
+    let words = convert::streams::command("command", request.command)?;
+    let streams = convert::streams::process(ProcessRequest { stdin, stdout, stderr, tty })?;
+    let changes = convert::streams::changes(request.user, request.environment, request.working_dir)?;
+    let container = service.container(&request.container_id)?;
+    let url = ops::container_exec::container_exec(service, &container, words, changes, streams)?;
+    Ok(ExecContainerReply { url })
 }
 
 /// Attach.

@@ -18,7 +18,7 @@ mod ports;
 mod refused_options;
 mod security;
 mod values;
-mod variables;
+pub mod variables;
 
 use std::path::Path;
 

@@ -7,6 +7,7 @@
 //! ```
 
 mod cgroup;
+pub(crate) mod changes;
 pub(super) mod pipe;
 
 use std::ffi::CString;
@@ -19,8 +20,10 @@ use crisp_executor::plan::{self, CgroupJoin};
 use crisp_operation::Cancel;
 use crisp_sandbox::Pod;
 use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink, WindowSize};
+use oci_spec::runtime::{LinuxSeccomp, Process};
 
 use self::cgroup::{ExecGroup, Taken};
+use self::changes::Changes;
 use super::container_spec;
 use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
@@ -46,6 +49,8 @@ pub(super) struct Command {
     size: Option<WindowSize>,
     /// The time between SIGHUP and SIGKILL when its client is gone. Zero: it is killed at once.
     grace: Duration,
+    /// None for the settings of the container.
+    changes: Option<Box<Changes>>,
     /// Whether the monitor may report the start together with the end.
     late_response: bool,
 }
@@ -60,11 +65,16 @@ impl Command {
                 .map_err(|_| convert::invalid(format!("cmd[{number}]"), "holds a NUL byte"))
         };
         let words = words.into_iter().enumerate().map(word).collect::<Result<_, _>>()?;
-        Ok(Self { words, line, terminal, size: None, grace, late_response: false })
+        Ok(Self { words, line, terminal, size: None, grace, changes: None, late_response: false })
     }
 
     pub(super) fn with_size(self, size: Option<WindowSize>) -> Self {
         Self { size, ..self }
+    }
+
+    pub(super) fn with_changes(self, changes: Changes) -> Self {
+        let changes = (changes != Changes::default()).then(|| Box::new(changes));
+        Self { changes, ..self }
     }
 
     /// For a client that only waits for the end: saves a message for a short command.
@@ -121,7 +131,8 @@ pub(super) async fn launch<T>(
     command: Command,
     stdio: impl FnOnce() -> Result<(Stdio, T), Cause>,
 ) -> Result<(Running, T), StageFailure> {
-    let prepared = match prepare_at_once(service, container, pod) {
+    let at_once = if command.changes.is_none() { prepare_at_once(service, container, pod) } else { None };
+    let prepared = match at_once {
         Some((common, taken)) => Prepared::new(command, &common, taken),
         None => {
             let (service, container, pod) = (service.clone(), container.clone(), pod.clone());
@@ -172,7 +183,12 @@ fn prepare(
     command: Command,
     steps: &Steps,
 ) -> Result<Prepared, StageFailure> {
-    let common = steps.step("compile", || common_process(service, container, pod))?;
+    let common = match &command.changes {
+        None => steps.step("compile", || common_process(service, container, pod))?,
+        Some(changes) => {
+            steps.step("compile", || compile(changes::process(service, container, pod, changes)?, pod))?
+        }
+    };
     let taken = steps.step("cgroup", || ExecGroup::take(service, container, pod))?;
     Ok(Prepared::new(command, &common, taken))
 }
@@ -188,12 +204,19 @@ fn common_process(
     if let Some(common) = &*kept {
         return Ok(common.clone());
     }
-    let (mut process, seccomp) = container_spec::build_process(service, container, pod)?;
-    process.set_terminal(Some(false));
-    let mappings = pod.config.user.as_ref();
-    let common = Arc::new(compile::compile_process(&process, seccomp.as_ref(), mappings)?);
+    let process = container_spec::build_process(service, container, pod, &container.metadata.user)?;
+    let common = compile(process, pod)?;
     *kept = Some(common.clone());
     Ok(common)
+}
+
+fn compile(
+    (mut process, seccomp): (Process, Option<LinuxSeccomp>),
+    pod: &Pod,
+) -> Result<Arc<plan::Process>, Cause> {
+    process.set_terminal(Some(false));
+    let mappings = pod.config.user.as_ref();
+    Ok(Arc::new(compile::compile_process(&process, seccomp.as_ref(), mappings)?))
 }
 
 /// A command under way; killed when dropped before its end is known. When the server ends, the monitor gives
