@@ -71,6 +71,7 @@ BinaryName = {runc:?}
             folder: self.containerd.folder().to_owned(),
             name: self.bridge.clone(),
             args: vec![format!("--containerd={}", socket.display())],
+            config: String::new(),
             socket,
         }
     }

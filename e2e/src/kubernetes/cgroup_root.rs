@@ -23,6 +23,7 @@ impl CgroupRoot {
             return Ok(Self { name: name.to_owned(), _alone: Some(alone) });
         }
         let this = Self { name: name.to_owned(), _alone: None };
+        enable_controllers()?;
         for hierarchy in hierarchies() {
             let folder = hierarchy.join(name);
             if std::fs::create_dir(&folder).is_ok() {
@@ -63,6 +64,18 @@ fn hierarchies() -> Vec<PathBuf> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let cgroup = |line: &&str| line.contains(" - cgroup ") || line.contains(" - cgroup2 ");
     table.lines().filter(cgroup).filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
+}
+
+/// Enables the controllers of a host with cgroup v2 alone in the cgroups below its root: a kubelet does not
+/// start on a cgroup that lacks one of them, and systemd enables only those that a unit asks for.
+fn enable_controllers() -> Result<()> {
+    let root = Path::new("/sys/fs/cgroup");
+    // On other hosts the tree of v2 is not the kubelet's.
+    let Ok(controllers) = std::fs::read_to_string(root.join("cgroup.controllers")) else { return Ok(()) };
+    for name in controllers.split_whitespace() {
+        std::fs::write(root.join("cgroup.subtree_control"), format!("+{name}"))?;
+    }
+    Ok(())
 }
 
 fn remove(folder: &Path) {

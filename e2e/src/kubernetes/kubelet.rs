@@ -25,6 +25,8 @@ pub struct Runtime {
     pub name: String,
     /// More arguments for a kubelet on it.
     pub args: Vec<String>,
+    /// More lines of the kubelet's configuration.
+    pub config: String,
 }
 
 impl From<&Machine> for Runtime {
@@ -34,6 +36,7 @@ impl From<&Machine> for Runtime {
             socket: machine.socket(),
             name: machine.bridge().to_owned(),
             args: vec![],
+            config: String::new(),
         }
     }
 }
@@ -252,6 +255,7 @@ featureGates: {{{gates}}}
 podLogsDir: {logs}
 volumePluginDir: {plugins}
 containerRuntimeEndpoint: unix://{socket}
+{more}
 "#,
             manifests = self.folder.join("manifests").display(),
             port = self.port,
@@ -260,6 +264,7 @@ containerRuntimeEndpoint: unix://{socket}
             logs = self.folder.join("podlogs").display(),
             plugins = self.folder.join("volume-plugins").display(),
             socket = self.runtime.socket.display(),
+            more = self.runtime.config,
         );
         Ok(std::fs::write(self.folder.join("config.yaml"), config)?)
     }
