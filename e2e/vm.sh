@@ -6,6 +6,8 @@
 #   e2e/vm.sh e2e/e2e:exec::,logs::      one suite; behind the colon, parts of the names of its tests
 #   e2e/vm.sh sandbox/executor/lib       the unit tests of that crate
 #   e2e/vm.sh sandbox/pods@systemd       with that cgroup driver, instead of the suite's own choice
+#   e2e/vm.sh e2e/e2e@cgroupfs:cadvisor::
+#                                        not in the list, since it runs a kubelet twice: metrics/CADVISOR-V2.md
 #
 # CRISP_VM_RELEASE=trixie takes that release of Debian (its kernel and its systemd) instead of this machine's.
 # CRISP_VM_FOLDER is where its disk is kept, which takes minutes to make.
@@ -74,7 +76,12 @@ cargo test --workspace $names --no-run --message-format=json 2>/dev/null |
   sed -nE 's#.*"manifest_path":"'"$top"'/([^"]*)/Cargo.toml".*"kind":\["(test|lib|bin)"\].*"name":"([^"]*)".*"executable":"([^"]*/deps/[^"]*)".*#\1/\3 \2 \4#p' > "$work/binaries"
 cp target/debug/crisp target/debug/crisp-pod "$tree/target/debug/"
 if [ -e target/release/crisp ]; then cp target/release/crisp "$tree/target/release/"; fi
-case "${suites[*]}" in *kubelet*)
+case "${suites[*]}" in *cadvisor*)
+  for program in containerd containerd-shim-runc-v2 ctr runc; do
+    built=$(target/debug/kubernetes "$program") && cp --parents "target/${built##*/target/}" "$tree"
+  done ;;
+esac
+case "${suites[*]}" in *kubelet* | *cadvisor*)
   # Where there is Go; else the test that needs it fails.
   kubelet=$(target/debug/kubernetes kubelet) && cp --parents "target/${kubelet##*/target/}" "$tree" || true ;;
 esac

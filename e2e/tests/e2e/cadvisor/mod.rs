@@ -16,16 +16,21 @@ use crisp_e2e::programs::{self, KUBELET, LIBSECCOMP};
 use crisp_e2e::{Image, Machine, Result, Setup, free_port, needs};
 use serde_json::json;
 
+use self::reasons::HostKind;
 use self::workload::CONTAINERS;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn series_are_those_of_a_kubelet_with_containerd() -> Result<()> {
-    // The table is of a host with cgroup v1, and v2 beside it for the pressure.
-    if !Path::new("/sys/fs/cgroup/memory").exists() {
-        crisp_skip::unsupported!(CgroupV1("memory"));
-    }
-    if !Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists() || !Path::new("/proc/pressure").exists() {
-        crisp_skip::unsupported!(Device("/sys/fs/cgroup/unified, with pressure"));
+    let host_kind = HostKind::of_this();
+    // The table of cgroup v1 is of a host with v2 beside it for the pressure.
+    if host_kind == HostKind::V1 {
+        if !Path::new("/sys/fs/cgroup/memory").exists() {
+            crisp_skip::unsupported!(CgroupV1("memory"));
+        }
+        if !Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists() || !Path::new("/proc/pressure").exists()
+        {
+            crisp_skip::unsupported!(Device("/sys/fs/cgroup/unified, with pressure"));
+        }
     }
     needs!("docker-registry", "busybox", "curl", Cri::PLUGIN);
     if !programs::can_build(&[&Cri::PROGRAMS[..], &[KUBELET]].concat()) {
@@ -38,7 +43,7 @@ async fn series_are_those_of_a_kubelet_with_containerd() -> Result<()> {
     let pause = Image::busybox().config("Cmd", json!(["sleep", "1000000"])).build();
     let pause = machine.registry().push("pause", "1", &pause)?;
 
-    if !disk::count_requests(machine.folder())? {
+    if host_kind == HostKind::V1 && !disk::count_requests(machine.folder())? {
         crisp_skip::unsupported!(FileSystem("a disk"));
     }
     let theirs = workload::on_containerd(Cri::start(&pause)?, &image).await?;
@@ -47,9 +52,10 @@ async fn series_are_those_of_a_kubelet_with_containerd() -> Result<()> {
     assert_eq!(containers(&theirs.kubelet), containers(&ours.own), "names and images of containers");
     assert_eq!(series(&ours.kubelet), series(&ours.own), "a kubelet's series, and those of the server");
     let comparison = compare::compare(&theirs.kubelet, &ours.own);
-    let (table, problems) = table::table(&comparison, &reasons::REASONS.iter().collect::<Vec<_>>());
-    assert!(problems.is_empty(), "{}", problems.join("\n"));
-    table::is_documented(&table);
+    let reasons: Vec<_> = reasons::REASONS.iter().filter(|reason| reason.is_of(host_kind)).collect();
+    let (table, problems) = table::table(&comparison, host_kind, &reasons);
+    assert!(problems.is_empty(), "{}\n{table}", problems.join("\n"));
+    table::is_documented(&table, host_kind);
     summary::is_full(&ours.summary);
     summary::lacks_nothing(&theirs.summary, &ours.summary);
     Ok(())

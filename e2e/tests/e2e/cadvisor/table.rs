@@ -6,15 +6,19 @@ use std::path::Path;
 use crisp_e2e::programs::{CONTAINERD, KUBELET};
 
 use super::compare::{Comparison, Pair, Series, Subject};
-use super::reasons::Reason;
+use super::reasons::{HostKind, Reason};
 
 /// When it is 1, the test writes the file instead of comparing it.
 const WRITE: &str = "CRISP_CADVISOR_WRITE";
-fn head() -> String {
+fn head(host: HostKind) -> String {
+    let cgroups = match host {
+        HostKind::V1 => "v1",
+        HostKind::V2 => "v2",
+    };
     format!(
         "# The series of containers, beside those of a kubelet with containerd
 
-Crisp's page `/metrics/cadvisor` and the page of that name of a kubelet {} with containerd {}, on cgroup v1,
+Crisp's page `/metrics/cadvisor` and the page of that name of a kubelet {} with containerd {}, on cgroup {cgroups},
 for the same pod: its container `limited` has limits of CPU and memory, `free` has none. A test in
 `e2e/tests/e2e/cadvisor` makes this table; it compares names, types, labels and values. A kubelet with the
 feature gate PodAndContainerStatsFromCRI has the series of Crisp, with times in whole seconds.
@@ -33,8 +37,8 @@ alone; *differs*: on both, with another value. The numbers are those of the reas
 
 /// Returns the table, and what is wrong with the comparison: differences without a reason, and reasons
 /// without a difference.
-pub fn table(comparison: &Comparison, reasons: &[&Reason]) -> (String, Vec<String>) {
-    let mut text = head();
+pub fn table(comparison: &Comparison, host: HostKind, reasons: &[&Reason]) -> (String, Vec<String>) {
+    let mut text = head(host);
     let mut problems = Vec::new();
     let mut is_needed = vec![false; reasons.len()];
     for (series, pairs) in comparison {
@@ -89,8 +93,12 @@ fn cell(pair: &Pair, differs: bool) -> &'static str {
 }
 
 /// Compares the file in the documentation with the table.
-pub fn is_documented(expected: &str) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../metrics/CADVISOR.md");
+pub fn is_documented(expected: &str, host: HostKind) {
+    let name = match host {
+        HostKind::V1 => "CADVISOR.md",
+        HostKind::V2 => "CADVISOR-V2.md",
+    };
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../metrics").join(name);
     if std::env::var_os(WRITE).is_some_and(|value| value == "1") {
         std::fs::write(&file, expected).expect("the table can be written");
     }
@@ -99,7 +107,7 @@ pub fn is_documented(expected: &str) {
     assert!(
         text == expected,
         "{} is not what this machine has ({differs:?}): {WRITE}=1 cargo test -p crisp-e2e --test e2e cadvisor \
-         writes it anew",
+         writes it anew:\n{expected}",
         file.display()
     );
 }
@@ -115,14 +123,14 @@ fn differences_need_a_reason_and_reasons_a_difference() {
     let health: Vec<_> =
         super::reasons::REASONS.iter().filter(|reason| reason.text.starts_with("Always -1")).collect();
     let comparison = super::compare::compare(&theirs, &[]);
-    let (text, problems) = table(&comparison, &health);
+    let (text, problems) = table(&comparison, HostKind::V1, &health);
     assert!(text.contains("| `container_health_state` | gauge | kubelet |  |  |  | 1 |\n"), "{text}");
     assert!(
         problems.len() == 1 && problems[0].starts_with("no reason: Series { family: \"a\""),
         "{problems:?}"
     );
     let comparison = super::compare::compare(&theirs[..1], &theirs[..1]);
-    let (text, problems) = table(&comparison, &health);
+    let (text, problems) = table(&comparison, HostKind::V1, &health);
     assert!(text.contains("| `a` | gauge | both |  |  |  |  |\n"), "{text}");
     assert!(problems.len() == 1 && problems[0].starts_with("there is no such difference"), "{problems:?}");
 }

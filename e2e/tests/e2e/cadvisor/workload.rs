@@ -18,7 +18,8 @@ pub const UID: &str = "5d4f0a3e-0000-4000-8000-000000000004";
 pub const CONTAINERS: [&str; 2] = ["limited", "free"];
 /// Bytes that each container writes to its disk.
 pub const WRITTEN: u64 = 8 << 20;
-const MINUTE: Duration = Duration::from_secs(60);
+/// A busy emulated machine takes minutes.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// The pod of one runtime.
 pub struct Measured {
@@ -51,11 +52,11 @@ spec:
     image: {image}
     command: [sh, -c, "{work}; {too_much}; httpd -f -p 8080 & wait"]
     resources: {{requests: {{cpu: 50m, memory: 16Mi}}, limits: {{cpu: 500m, memory: 64Mi}}}}
-    startupProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1, failureThreshold: 100}}
+    startupProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1, failureThreshold: 1000}}
   - name: free
     image: {image}
     command: [sh, -c, "{work}; httpd -f -p 8081 & wait"]
-    startupProbe: {{tcpSocket: {{port: 8081}}, periodSeconds: 1, failureThreshold: 100}}
+    startupProbe: {{tcpSocket: {{port: 8081}}, periodSeconds: 1, failureThreshold: 1000}}
 "#
     )
 }
@@ -86,13 +87,15 @@ pub async fn on_crisp(machine: Machine, host: &str, image: &str) -> Result<Measu
 
 /// Starts the pod, and waits until all that the kubelet knows of it was read after it had come to rest.
 fn run(runtime: Runtime, gates: &'static [&'static str], image: &str) -> Result<Kubelet> {
+    // As on cgroup v1: else a kubelet on v2 has all processes of a container killed when memory runs out.
+    let runtime = Runtime { config: "singleProcessOOMKill: true".to_owned(), ..runtime };
     let kubelet = Kubelet::start_with(runtime, gates)?;
     std::fs::write(kubelet.manifest(POD), manifest(image))?;
-    kubelet.until("both containers have done their work", MINUTE, |k| {
+    kubelet.until("both containers have done their work", LIMIT, |k| {
         CONTAINERS.iter().all(|name| k.container(POD, name)["started"] == true)
     })?;
     let rests = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
-    kubelet.until("all samples of the pod are new", MINUTE, |k| {
+    kubelet.until("all samples of the pod are new", LIMIT, |k| {
         let Ok(samples) = page(k) else { return false };
         let is_seen = |container: &&str| {
             let seen = samples.iter().filter(|one| one.family == "container_last_seen");
@@ -101,7 +104,7 @@ fn run(runtime: Runtime, gates: &'static [&'static str], image: &str) -> Result<
         let is_new = |one: &Sample| one.at.is_none_or(|at| u128::from(at.unsigned_abs()) > rests);
         CONTAINERS.iter().all(is_seen) && samples.iter().all(is_new)
     })?;
-    kubelet.until("the summary has the rates of the pod", MINUTE, |k| {
+    kubelet.until("the summary has the rates of the pod", LIMIT, |k| {
         summary(k).is_ok_and(|pod| has_rates(&pod))
     })?;
     Ok(kubelet)
