@@ -30,6 +30,8 @@
 //! ```
 
 #![doc = include_str!("../CADVISOR.md")]
+//!
+#![doc = include_str!("../CADVISOR-V2.md")]
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod accept;

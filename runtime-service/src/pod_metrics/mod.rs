@@ -10,11 +10,11 @@
 //! A [`Family`] is one metric, in the file of its subject matter. Readings are taken only when a client
 //! requests them. A [`Subject`] is a container, a pod's cgroup, or a pod's network.
 //!
-//! `metrics/CADVISOR.md` compares them with those of a kubelet with containerd, and has the reasons of all
-//! differences there. Some do not show there: rows of cgroups that do not belong to a pod, and of the host's
-//! interfaces for each pod on the host's network, are missing; `id` has no `cri-containerd-`, which the cgroup
-//! driver systemd adds; `container_start_time_seconds` is that of the process, not of its cgroup; and on
-//! cgroup v2 `container_memory_kernel_usage` and `container_memory_failcnt` are counted too.
+//! `metrics/CADVISOR.md` and `metrics/CADVISOR-V2.md` compare them with those of a kubelet with containerd, and
+//! have the reasons of all differences there. Some do not show there: rows of cgroups that do not belong to a
+//! pod, and of the host's interfaces for each pod on the host's network, are missing; `id` has no
+//! `cri-containerd-`, which the cgroup driver systemd adds; `container_start_time_seconds` is that of the
+//! process, not of its cgroup; and on cgroup v2 `container_memory_kernel_usage` is counted too.
 
 mod cpu;
 mod family;

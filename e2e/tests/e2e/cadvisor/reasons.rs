@@ -166,4 +166,12 @@ pub const REASONS: &[Reason] = &[
         subjects: &[Subject::Limited],
         families: &["container_spec_cpu_shares"],
     },
+    Reason {
+        text: "A container of containerd has the limits that containerd runs with, 1024 on this host. One of Crisp has \
+               65536 on every host.",
+        hosts: V2,
+        difference: Difference::Value,
+        subjects: &[Subject::Limited, Subject::Free],
+        families: &["container_ulimits_soft"],
+    },
 ];

@@ -16,7 +16,7 @@ fn head(host: HostKind) -> String {
         HostKind::V2 => "v2",
     };
     format!(
-        "# The series of containers, beside those of a kubelet with containerd
+        "# The series of containers on cgroup {cgroups}, beside those of a kubelet with containerd
 
 Crisp's page `/metrics/cadvisor` and the page of that name of a kubelet {} with containerd {}, on cgroup {cgroups},
 for the same pod: its container `limited` has limits of CPU and memory, `free` has none. A test in
