@@ -63,6 +63,7 @@ mod restart;
 mod rm;
 mod rmi;
 mod save;
+mod standalone;
 mod start;
 mod stats;
 mod stop;

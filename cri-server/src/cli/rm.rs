@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
-use crisp_proto::crisp::v1::{ListStandaloneRequest, StandalonePod, TakeDownRequest};
+use crisp_proto::crisp::v1::{StandalonePod, TakeDownRequest};
 use crisp_proto::runtime::v1::{
     ContainerState, PodSandbox, PodSandboxState, RemoveContainerRequest, RemovePodSandboxRequest,
     StopPodSandboxRequest,
@@ -15,7 +15,8 @@ use super::Client;
 use super::client::refused;
 use super::each::each;
 use super::names::{Names, Target};
-use crate::run::image::{OF_IMAGE, SOURCE};
+use super::standalone::{find, is_named, is_same, is_unknown};
+use crate::run::image::OF_IMAGE;
 
 /// Remove containers or pods
 #[derive(Debug, clap::Args)]
@@ -41,9 +42,7 @@ impl Rm {
         let target = match known.either(name) {
             // A pod that waits for its next try has neither.
             Err(error) => {
-                let is_unknown = error.to_string().starts_with("no container and no pod");
-                let is_meant = |pod: &StandalonePod| pod.name == name && pod.source.starts_with(SOURCE);
-                if is_unknown && take_down(client, is_meant, self.force).await? {
+                if is_unknown(&error) && take_down(client, |pod| is_named(pod, name), self.force).await? {
                     return Ok(());
                 }
                 return Err(error);
@@ -86,22 +85,13 @@ async fn remove_pod(client: &mut Client, pod: &PodSandbox) -> anyhow::Result<()>
     Ok(())
 }
 
-fn is_same(of: &StandalonePod, pod: &PodSandbox) -> bool {
-    pod.metadata.as_ref().is_some_and(|metadata| metadata.uid == of.uid)
-}
-
 /// Ends the supervision of a pod and removes it. Returns false when the server supervises no such pod.
 async fn take_down(
     client: &mut Client,
     is_meant: impl Fn(&StandalonePod) -> bool,
     kill: bool,
 ) -> anyhow::Result<bool> {
-    let all = match client.standalone.list_standalone(ListStandaloneRequest {}).await {
-        Ok(all) => all.into_inner().pods,
-        Err(status) if status.code() == Code::Unimplemented => return Ok(false),
-        Err(status) => return Err(refused(status)),
-    };
-    let Some(pod) = all.iter().find(|pod| is_meant(pod)) else { return Ok(false) };
+    let Some(pod) = find(client, is_meant).await? else { return Ok(false) };
     let request = TakeDownRequest { names: vec![format!("{}/{}", pod.namespace, pod.name)], kill };
     match client.standalone.take_down(request).await {
         Ok(events) => {

@@ -12,17 +12,18 @@ use super::each::each;
 use super::logs::{self, Logs};
 use super::names::{Names, Target};
 use super::targets::is_supervised;
-use super::{Client, wait};
+use super::{Client, standalone, wait};
 
-/// Start containers that were created or have ended; they keep their files
+/// Start containers that were created, were stopped or have ended; they keep their files
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   crisp start web
   crisp start --attach job     # prints its output; the exit code is the container's
 
-A container of a kubelet or of `crisp run` is started once more by these, as its restartPolicy says. The pod of
-the container has to be ready: one that was stopped has no network any more.")]
+One of `crisp run -d IMAGE` keeps its files after `crisp stop`; when it has ended by itself, or the machine was restarted,
+it is made anew, with its volumes. A container of a kubelet or of a manifest is started by its supervisor, as its
+restartPolicy says. The pod of any other container has to be ready: one that was stopped has no network any more.")]
 pub struct Start {
     /// Print the container's output until it ends, and exit with its exit code
     #[arg(long, short)]
@@ -37,16 +38,37 @@ impl Start {
         let known = Names::load(&mut client).await?;
         if self.attach {
             let [name] = &self.names[..] else { bail!("--attach: expected one container") };
-            let id = find(&known, name)?.id.clone();
-            // Checked before the start: without a log the container would run unseen.
-            logs::log_path(&mut client, &id).await?;
-            let since = clock::now();
-            start(&mut client, find(&known, name)?).await?;
-            logs::print_to_end(&mut client, &id, Logs::since(since)).await.context("its output")?;
-            let code = wait::exit_code(&mut client, &id).await?;
-            return Ok(ExitCode::from(u8::try_from(code).unwrap_or(255)));
+            return start_attached(&mut client, known, name).await;
         }
-        Ok(each(&self.names, async |name| start(&mut client, find(&known, name)?).await).await)
+        Ok(each(&self.names, async |name| start_name(&mut client, &known, name).await).await)
+    }
+}
+
+async fn start_attached(client: &mut Client, known: Names, name: &str) -> anyhow::Result<ExitCode> {
+    let since = clock::now();
+    let id = match standalone::by_name(client, &known, name).await? {
+        Some(pod) => {
+            standalone::start(client, &pod).await?;
+            // It may be a new one.
+            Names::load(client).await?.container(&pod.name)?.id.clone()
+        }
+        None => {
+            let container = find(&known, name)?;
+            // Checked before the start: without a log the container would run unseen.
+            logs::log_path(client, &container.id).await?;
+            start(client, container).await?;
+            container.id.clone()
+        }
+    };
+    logs::print_to_end(client, &id, Logs::since(since)).await.context("its output")?;
+    let code = wait::exit_code(client, &id).await?;
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(255)))
+}
+
+async fn start_name(client: &mut Client, known: &Names, name: &str) -> anyhow::Result<()> {
+    match standalone::by_name(client, known, name).await? {
+        Some(pod) => standalone::start(client, &pod).await,
+        None => start(client, find(known, name)?).await,
     }
 }
 

@@ -10,13 +10,21 @@ use super::Client;
 use super::client::refused;
 use super::each::each;
 use super::names::{Names, Target};
+use super::standalone;
 use crate::run::image::{OF_IMAGE, STOP_TIMEOUT};
 
 /// As docker's, in seconds.
-const TIMEOUT: u32 = 10;
+pub const TIMEOUT: u32 = 10;
 
 /// Stop containers or pods
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  crisp stop web
+  crisp stop -t 0 web db
+
+A container of `crisp run -d IMAGE` stays stopped, whatever its --restart policy, until `crisp start`; --restart always
+starts it also when the server starts. Until `crisp rm` it keeps its files, its address and its published ports.")]
 pub struct Stop {
     /// Seconds between the stop signal and the kill [default: --stop-timeout of the container's run, else 10]
     #[arg(long, short, visible_alias = "time", value_name = "SECONDS")]
@@ -33,6 +41,9 @@ impl Stop {
     }
 
     async fn stop(&self, client: &mut Client, known: &Names, name: &str) -> anyhow::Result<()> {
+        if let Some(pod) = standalone::by_name(client, known, name).await? {
+            return standalone::stop(client, &pod, self.timeout).await;
+        }
         match known.either(name)? {
             Target::Container(c) => match known.image_pod(c) {
                 Some(pod) => self.stop_pod(client, known, pod).await,
@@ -44,7 +55,9 @@ impl Stop {
 
     async fn stop_pod(&self, client: &mut Client, known: &Names, pod: &PodSandbox) -> anyhow::Result<()> {
         if pod.annotations.get(OF_IMAGE).is_some_and(|policy| policy != "Never") {
-            bail!("its --restart policy would start it again: `crisp rm -f` ends it for good");
+            bail!(
+                "its `crisp run` in the foreground would start it again by its --restart policy: end that command"
+            );
         }
         let of_run = pod.annotations.get(STOP_TIMEOUT).and_then(|seconds| seconds.parse().ok());
         let timeout = self.timeout.or(of_run).unwrap_or(TIMEOUT);

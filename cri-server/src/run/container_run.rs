@@ -67,7 +67,7 @@ const POD_STOP: Duration = Duration::from_secs(1);
 /// The runtime cannot report the container's status, or cannot stop it.
 pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End> {
     let name = &member.container.name;
-    let mut found = container_find::newest(context, name).await?;
+    let mut found = container_find::newest(&context.server, &context.id, name).await?;
     let first = found.as_ref().map_or(0, container_find::attempt);
     let (mut back_off, mut last_code) = (BackOff::default(), None);
     for attempt in first.. {
@@ -280,7 +280,7 @@ async fn until_end(
             return Ok(End::Exited(exit_code(context, container, log, status.with_context(cannot)?)));
         }
         request = member.stop.wait_for(StopRequest::is_any) => {
-            let grace = if request.is_kill() { 0 } else { context.grace_left(context.pod.grace) };
+            let grace = if request.is_kill() { 0 } else { context.grace_left(context.grace()) };
             container_stop::stop(context, container, id, grace, &member.stop).await?;
             return Ok(End::Stopped);
         }

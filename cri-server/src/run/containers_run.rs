@@ -132,7 +132,7 @@ fn start_sidecar(context: &Arc<Context>, member: PodContainer) -> Sidecar {
 
 async fn is_any_found(context: &Context) -> anyhow::Result<bool> {
     for container in &context.pod.containers {
-        if container_find::newest(context, &container.name).await?.is_some() {
+        if container_find::newest(&context.server, &context.id, &container.name).await?.is_some() {
             return Ok(true);
         }
     }

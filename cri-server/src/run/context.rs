@@ -83,6 +83,11 @@ impl Context {
         self.screen.as_ref()?.streams.as_deref()
     }
 
+    /// The grace period in seconds: the stop request's, else the pod's.
+    pub fn grace(&self) -> u32 {
+        self.stop.grace().unwrap_or(self.pod.grace)
+    }
+
     /// Seconds left for a container after the end of the pod has begun.
     pub fn grace_left(&self, grace: u32) -> u32 {
         let passed = self.end_began.get().map_or(Duration::ZERO, Instant::elapsed);

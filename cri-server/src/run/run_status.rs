@@ -25,6 +25,10 @@ pub struct RunStatus {
     pub ended: Option<u8>,
     /// A client has requested its removal.
     pub is_going_down: bool,
+    /// A client has stopped it: no policy starts its containers.
+    pub is_stopped: bool,
+    /// A client has started it again: its containers that have ended are started, with their files.
+    pub is_resuming: bool,
 }
 
 impl Record for RunStatus {

@@ -1,5 +1,7 @@
 //! Requests to end a running pod.
 
+use std::sync::{Arc, OnceLock};
+
 use tokio::sync::watch;
 
 /// A request of a person or the system to a running pod.
@@ -52,17 +54,20 @@ impl StopRequest {
 
 /// The latest request; clones share it. Signals and failures of containers set it.
 #[derive(Debug, Clone)]
-pub struct StopRequests(watch::Sender<StopRequest>);
+pub struct StopRequests {
+    request: watch::Sender<StopRequest>,
+    grace: Arc<OnceLock<u32>>,
+}
 
 impl StopRequests {
     /// No request yet.
     pub fn new() -> Self {
-        Self(watch::Sender::new(StopRequest::None))
+        Self { request: watch::Sender::new(StopRequest::None), grace: Arc::default() }
     }
 
     /// Adds a signal with its exit code.
     pub fn signal(&self, code: u8) {
-        self.0.send_modify(|request| *request = request.next(code));
+        self.request.send_modify(|request| *request = request.next(code));
     }
 
     /// Ends the pod within its grace period after a failure of crisp itself, unless it is ending already.
@@ -72,13 +77,24 @@ impl StopRequests {
 
     /// Ends the pod within its grace period with that exit code, unless it is ending already.
     pub fn stop_with(&self, code: u8) {
-        self.0.send_if_modified(|request| {
+        self.request.send_if_modified(|request| {
             let first = *request == StopRequest::None;
             if first {
                 *request = StopRequest::Stop { code };
             }
             first
         });
+    }
+
+    /// Like [`stop_with`](Self::stop_with), with another grace period than the pod's, in seconds.
+    pub fn stop_within(&self, code: u8, grace: u32) {
+        let _ = self.grace.set(grace);
+        self.stop_with(code);
+    }
+
+    /// The grace period that a request has set.
+    pub fn grace(&self) -> Option<u32> {
+        self.grace.get().copied()
     }
 
     /// Passes requests to all pods on to one of them. That pod has its own requests too, which no other pod
@@ -92,12 +108,12 @@ impl StopRequests {
 
     /// The latest request.
     pub fn now(&self) -> StopRequest {
-        *self.0.borrow()
+        *self.request.borrow()
     }
 
     /// Waits for a request that `wanted` accepts, and returns it.
     pub async fn wait_for(&self, wanted: impl Fn(StopRequest) -> bool) -> StopRequest {
-        let mut requests = self.0.subscribe();
+        let mut requests = self.request.subscribe();
         loop {
             let request = *requests.borrow_and_update();
             // The sender is in `self`, so there is always a next change to wait for.
@@ -117,6 +133,14 @@ mod tests {
         let first = StopRequest::None.next(130);
         assert_eq!((first, first.code()), (StopRequest::Stop { code: 130 }, Some(130)));
         assert_eq!(first.next(143), StopRequest::Kill { code: 143 });
+    }
+
+    #[test]
+    fn a_request_can_have_its_own_grace_period() {
+        let requests = StopRequests::new();
+        assert_eq!(requests.grace(), None);
+        requests.clone().stop_within(143, 3);
+        assert_eq!((requests.now(), requests.grace()), (StopRequest::Stop { code: 143 }, Some(3)));
     }
 
     #[tokio::test]

@@ -14,8 +14,11 @@ use super::options::Options;
 use super::values::Restart;
 use super::{Wanted, container, security, variables};
 
-/// Marks the pod of a `crisp run IMAGE`: commands for its container apply to the pod.
+/// Marks the pod of a `crisp run IMAGE`: commands for its container apply to the pod. Its value is the restart
+/// policy.
 pub const OF_IMAGE: &str = "crisp/run-image";
+/// The policy of a container that is started with the server, also when a client has stopped it.
+pub const ALWAYS: &str = "Always";
 /// Seconds between the stop signal and SIGKILL, for commands that stop the pod.
 pub const STOP_TIMEOUT: &str = "crisp/stop-timeout";
 /// Marks a pod that is removed when it has ended.
@@ -102,14 +105,22 @@ fn restart_policy(options: &Options) -> &'static str {
     match options.restart.unwrap_or(Restart::No) {
         Restart::No => "Never",
         Restart::OnFailure { .. } => "OnFailure",
-        Restart::Always | Restart::UnlessStopped => "Always",
+        Restart::Always | Restart::UnlessStopped => ALWAYS,
+    }
+}
+
+/// docker's policy: a pod has no unless-stopped.
+fn own_policy(options: &Options) -> &'static str {
+    match options.restart {
+        Some(Restart::UnlessStopped) => "UnlessStopped",
+        _ => restart_policy(options),
     }
 }
 
 fn annotations(wanted: &Wanted<'_>) -> anyhow::Result<BTreeMap<String, String>> {
     let options = wanted.options;
     let mut all = variables::pairs("--annotation", &[], &options.annotation)?;
-    all.insert(OF_IMAGE.to_owned(), restart_policy(options).to_owned());
+    all.insert(OF_IMAGE.to_owned(), own_policy(options).to_owned());
     all.insert(STOP_TIMEOUT.to_owned(), stop_timeout(options).to_string());
     if options.rm {
         all.insert(REMOVE.to_owned(), "true".to_owned());

@@ -28,7 +28,7 @@ use crisp_image_service::Reference;
 
 use super::manifest::{self, Manifests};
 pub use detach::detach;
-pub use documents::{OF_IMAGE, REMOVE, STOP_TIMEOUT};
+pub use documents::{ALWAYS, OF_IMAGE, REMOVE, STOP_TIMEOUT};
 pub use options::{Options, Pull};
 pub use refused_options::Refused;
 use values::Restart;

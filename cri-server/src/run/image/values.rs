@@ -13,7 +13,7 @@ pub enum Restart {
         most: Option<u32>,
     },
     Always,
-    /// The same as always: a pod that was stopped is not started again in either case.
+    /// As always, but the server's start does not start a container that was stopped.
     UnlessStopped,
 }
 

@@ -9,6 +9,8 @@
 //! The task of a pod ends with the server, but its containers continue; the next server finds and supervises
 //! them.
 
+mod events;
+mod halt;
 mod pod;
 pub mod record;
 mod service;

@@ -1,10 +1,10 @@
 //! One pod that the server supervises.
 //!
 //! ```text
-//!            .--> Running --(ends by itself)--> Ended
-//!  record ---+       |  ^
-//!            |  fails|  |back-off                       (taken down: at any time, from every state)
-//!            '-------+--'
+//!            .--> Running --(ends by itself)--> Ended ---.
+//!  record ---+       |  ^  '--(a client stops it)--> Stopped --(a client starts it)--> Running
+//!            |  fails|  |back-off
+//!            '-------+--'                               (taken down: at any time, from every state)
 //! ```
 
 use std::collections::BTreeMap;
@@ -35,8 +35,17 @@ pub enum State {
     Running,
     /// It could not be run, or was lost, for this reason, and will be tried again.
     Waiting(String),
+    /// A client has stopped it.
+    Stopped,
     Ended(u8),
     Down,
+}
+
+/// The request of a client that the containers end, until a client starts them again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Halt {
+    /// Seconds between the stop signal and the kill; without it those of the pod.
+    pub grace: Option<u32>,
 }
 
 /// A pod and the data for its supervision.
@@ -50,6 +59,10 @@ pub struct SupervisedPod {
     pub journal: Arc<Journal>,
     pub state: watch::Sender<State>,
     pub(super) status: StatusCell<RunStatus>,
+    /// None: it runs.
+    pub(super) halts: watch::Sender<Option<Halt>>,
+    /// Keeps the status and `halts` equal when two clients stop and start it.
+    pub(super) halting: tokio::sync::Mutex<()>,
     objects: Arc<Objects>,
     /// Digest of its documents, which may be large and are on disk.
     digest: u64,
@@ -85,12 +98,19 @@ impl SupervisedPod {
         if status.get().is_going_down {
             stop.stop_with(TAKEN_DOWN);
         }
-        let state = status.get().ended.map_or(State::Running, State::Ended);
+        let is_stopped = status.get().is_stopped;
+        let state = match status.get().ended {
+            Some(code) => State::Ended(code),
+            None if is_stopped => State::Stopped,
+            None => State::Running,
+        };
         Self {
             journal: Arc::new(Journal::new(pod.name.clone())),
             stop,
             conditions: Conditions::new(),
             state: watch::Sender::new(state),
+            halts: watch::Sender::new(is_stopped.then(Halt::default)),
+            halting: tokio::sync::Mutex::default(),
             status,
             objects,
             digest: digest(record.documents()),

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use crisp_proto::crisp::v1::standalone_server::Standalone;
 use crisp_proto::crisp::v1::{
     ListStandaloneRequest, ListStandaloneResponse, RunManifestsRequest, StandaloneEvent, StandalonePod,
-    TakeDownRequest,
+    StartStandaloneRequest, StopStandaloneRequest, TakeDownRequest,
 };
-use tokio::sync::{broadcast, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::super::image::OF_IMAGE;
 use super::super::manifest;
+use super::events::{Sender, follow_new, halt, send_line, start, take_down};
 use super::pod::{State, SupervisedPod};
 use super::{NamedPod, Supervisor};
 
@@ -22,7 +23,6 @@ use super::{NamedPod, Supervisor};
 pub struct StandaloneService(pub Supervisor);
 
 type Events = ReceiverStream<Result<StandaloneEvent, Status>>;
-type Sender = mpsc::Sender<Result<StandaloneEvent, Status>>;
 /// Lines that are kept for a slow client.
 const WAITING: usize = 64;
 
@@ -30,6 +30,9 @@ const WAITING: usize = 64;
 impl Standalone for StandaloneService {
     type RunManifestsStream = Events;
     type TakeDownStream = Events;
+    type StopStream = Events;
+    type StartStream = Events;
+    type RestartStream = Events;
 
     async fn run_manifests(&self, request: Request<RunManifestsRequest>) -> Result<Response<Events>, Status> {
         if let Some(pod) = self.0.pod_of_a_kubelet() {
@@ -55,7 +58,7 @@ impl Standalone for StandaloneService {
             for new in manifests.pods {
                 let name = new.pod.name.clone();
                 match supervisor.add(&source, new, &manifests.others, &objects).await {
-                    Ok(Some(pod)) => following.push(tokio::spawn(follow_until_up(pod, sender.clone()))),
+                    Ok(Some(pod)) => following.push(tokio::spawn(follow_new(pod, sender.clone()))),
                     Ok(None) => send_line(&sender, &name, "is there already, unchanged", false).await,
                     Err(error) => send_line(&sender, &name, &format!("{error:#}"), true).await,
                 }
@@ -106,69 +109,47 @@ impl Standalone for StandaloneService {
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
-}
 
-async fn send_line(sender: &Sender, pod: &str, text: &str, is_failure: bool) {
-    let event = StandaloneEvent { pod: pod.to_owned(), text: text.to_owned(), is_failure };
-    // Fails when the client has gone, which is fine.
-    let _ = sender.send(Ok(event)).await;
-}
+    async fn stop(&self, request: Request<StopStandaloneRequest>) -> Result<Response<Events>, Status> {
+        let StopStandaloneRequest { name, timeout } = request.into_inner();
+        let pod = self.image_run(&name)?;
+        Ok(events(|sender| async move { drop(halt(&pod, timeout, &sender).await) }))
+    }
 
-/// Removes the pods at the same time, and waits until they are gone.
-async fn take_down(pods: Vec<Arc<SupervisedPod>>, kill: bool, sender: &Sender) {
-    let ask = |pod: &Arc<SupervisedPod>| {
-        let pod = Arc::clone(pod);
-        async move { pod.go_down(kill).await }
-    };
-    pods.iter().map(ask).collect::<JoinSet<_>>().join_all().await;
-    for pod in pods {
-        let (_, mut lines) = pod.journal.follow();
-        let mut states = pod.state.subscribe();
-        let down = states.wait_for(|state| *state == State::Down);
-        tokio::select! {
-            _ = down => {}
-            () = pass_on(&pod, &mut lines, sender) => {}
-        }
-        send_line(sender, &pod.pod.name, "is down", false).await;
+    async fn start(&self, request: Request<StartStandaloneRequest>) -> Result<Response<Events>, Status> {
+        let pod = self.image_run(&request.into_inner().name)?;
+        Ok(events(|sender| async move { start(&pod, &sender).await }))
+    }
+
+    async fn restart(&self, request: Request<StopStandaloneRequest>) -> Result<Response<Events>, Status> {
+        let StopStandaloneRequest { name, timeout } = request.into_inner();
+        let pod = self.image_run(&name)?;
+        Ok(events(|sender| async move {
+            if halt(&pod, timeout, &sender).await {
+                start(&pod, &sender).await;
+            }
+        }))
     }
 }
 
-/// Sends the events of a new pod, until its containers have started, it has ended, or it could not be run.
-async fn follow_until_up(pod: Arc<SupervisedPod>, sender: Sender) {
-    let (before, mut lines) = pod.journal.follow();
-    for line in before {
-        send_line(&sender, &pod.pod.name, &line, false).await;
-    }
-    let mut states = pod.state.subscribe();
-    let names: Vec<String> = pod.pod.containers.iter().map(|container| container.name.clone()).collect();
-    let text = tokio::select! {
-        () = pod.conditions.all_started(&names) => Ok("is up".to_owned()),
-        state = states.wait_for(|state| *state != State::Running) => match state.map(|state| state.clone()) {
-            Ok(State::Ended(0)) => Ok("has ended".to_owned()),
-            Ok(State::Ended(code)) => Err(format!("has failed with code {code}")),
-            Ok(State::Waiting(reason)) => Err(format!("cannot be run, and is tried again: {reason}")),
-            Ok(State::Down | State::Running) | Err(_) => Ok("is down".to_owned()),
-        },
-        () = pass_on(&pod, &mut lines, &sender) => return,
-    };
-    // The reason is sent before its result.
-    while let Ok(line) = lines.try_recv() {
-        send_line(&sender, &pod.pod.name, &line, false).await;
-    }
-    let is_failure = text.is_err();
-    send_line(&sender, &pod.pod.name, &text.unwrap_or_else(|text| text), is_failure).await;
-}
-
-/// Never returns, unless the pod's journal ends.
-async fn pass_on(pod: &SupervisedPod, lines: &mut broadcast::Receiver<String>, sender: &Sender) {
-    loop {
-        match lines.recv().await {
-            Ok(line) => send_line(sender, &pod.pod.name, &line, false).await,
-            // A slow client misses lines, but not the end.
-            Err(broadcast::error::RecvError::Lagged(_)) => {}
-            Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
+impl StandaloneService {
+    /// The pod of a `crisp run IMAGE`.
+    fn image_run(&self, name: &str) -> Result<Arc<SupervisedPod>, Status> {
+        match self.0.find(name) {
+            Ok(NamedPod::Pod(pod)) if pod.pod.annotations.contains_key(OF_IMAGE) => Ok(pod),
+            Ok(_) => Err(Status::failed_precondition(format!(
+                "{name} is not of a `crisp run IMAGE`: crisp down takes it down, and crisp up runs its manifest"
+            ))),
+            Err(error) => Err(Status::not_found(error.to_string())),
         }
     }
+}
+
+/// The events of `work`, which goes on when the client has gone.
+fn events<F: Future<Output = ()> + Send + 'static>(work: impl FnOnce(Sender) -> F) -> Response<Events> {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    tokio::spawn(work(sender));
+    Response::new(ReceiverStream::new(receiver))
 }
 
 fn to_proto(pod: &SupervisedPod) -> StandalonePod {
@@ -177,6 +158,7 @@ fn to_proto(pod: &SupervisedPod) -> StandalonePod {
     let (state, exit_code) = match &*pod.state.borrow() {
         State::Running => ("Running", 0),
         State::Waiting(_) => ("Waiting", 0),
+        State::Stopped => ("Stopped", 0),
         State::Ended(0) => ("Succeeded", 0),
         State::Ended(code) => ("Failed", *code),
         State::Down => ("Down", 0),

@@ -2,7 +2,8 @@
 //! before it is carried out: if the server dies in between, the next one continues and runs nothing twice.
 //!
 //! ```text
-//!  attempt --> ended: recorded --> sandbox stopped --> stays, until it is removed
+//!  attempt --> ended: recorded --> sandbox stopped --> stays, until it is removed or started again
+//!     ^    --> stopped by a client (halt.rs): stays likewise
 //!     ^    --> lost, or an error --> back-off --.
 //!     |    --> failed, of a Job: counted --> removed --.
 //!     '------------------------------------------------'
@@ -21,7 +22,7 @@ use super::super::pod_run::{self, Outcome, PodRun};
 use super::super::pod_start::Found;
 use super::super::restart::BackOff;
 use super::super::run_status::change;
-use super::super::stop_request::{LOST, StopRequest, StopRequests};
+use super::super::stop_request::{LOST, StopRequest};
 use super::pod::{State, SupervisedPod};
 use super::record;
 use crate::server::{Server, layout};
@@ -40,12 +41,15 @@ impl SupervisedPod {
     /// Runs the pod, again by its policy or after a failure, until it is removed.
     pub async fn supervise(self: Arc<Self>, server: Arc<Server>, root: PathBuf) {
         let run = self.to_run(&server, &root);
-        self.run_to_its_end(&run).await;
-        let is_ended = matches!(*self.state.borrow(), State::Ended(_));
-        if is_ended && self.pod.annotations.contains_key(REMOVE) {
-            self.go_down(false).await;
+        self.start_with_the_server().await;
+        while !self.stop.now().is_any() {
+            self.run_to_its_end(&run).await;
+            let is_over = matches!(*self.state.borrow(), State::Ended(_) | State::Stopped);
+            if is_over && self.pod.annotations.contains_key(REMOVE) {
+                self.go_down(false).await;
+            }
+            self.rest().await;
         }
-        self.stop.wait_for(StopRequest::is_any).await;
         let mut back_off = BackOff::default();
         while let Err(error) = self.take_down(&run, &root).await {
             let wait = back_off.wait(Duration::ZERO).max(RETRY);
@@ -60,6 +64,7 @@ impl SupervisedPod {
         let mut back_off = BackOff::default();
         while !self.stop.now().is_any() {
             let begun = Instant::now();
+            let mut halts = self.halts.subscribe();
             let reason = match self.attempt(run).await {
                 _ if self.stop.now().is_any() => return,
                 Ok(Next::Over) => return,
@@ -73,6 +78,7 @@ impl SupervisedPod {
             }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                _ = halts.changed() => {}
                 _ = self.stop.wait_for(StopRequest::is_any) => {}
             }
         }
@@ -83,6 +89,9 @@ impl SupervisedPod {
         if let Some(code) = status.ended {
             return self.end(run, code).await;
         }
+        if status.is_stopped {
+            return self.stop_for_now(run).await.map(|()| Next::Over);
+        }
         if status.is_failed_attempt {
             pod_end::remove(run).await?;
             change(&self.status, |status| status.is_failed_attempt = false).await?;
@@ -91,13 +100,16 @@ impl SupervisedPod {
             return self.end_or_fail(run, code).await;
         }
         self.state.send_replace(State::Running);
+        if status.is_resuming {
+            self.resume(run).await.context("it cannot be started")?;
+        }
         // Own requests: some come from the pod itself, and only end this attempt.
-        let stop = StopRequests::new();
-        let forward = tokio::spawn(self.stop.clone().pass_on_to(stop.clone()));
+        let (stop, passing) = self.requests();
         let outcome = pod_run::once(&PodRun { stop: stop.clone(), ..run.clone() }).await;
-        forward.abort();
+        drop(passing);
         match outcome? {
             _ if self.stop.now().is_any() => Ok(Next::Over),
+            _ if self.status.get().is_stopped => self.stop_for_now(run).await.map(|()| Next::Over),
             Outcome::Lost(_) if self.pod.restart_policy != RestartPolicy::Never => {
                 Ok(Next::Again("the pod sandbox is gone".to_owned()))
             }

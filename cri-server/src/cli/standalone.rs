@@ -1,0 +1,141 @@
+//! Containers of `crisp run -d IMAGE`, which the server supervises: it stops, starts and removes them.
+
+use anyhow::bail;
+use crisp_proto::crisp::v1::{
+    ListStandaloneRequest, StandaloneEvent, StandalonePod, StartStandaloneRequest, StopStandaloneRequest,
+};
+use crisp_proto::runtime::v1::PodSandbox;
+use tonic::{Code, Streaming};
+
+use super::Client;
+use super::client::refused;
+use super::names::{Names, Target};
+use crate::run::image::{OF_IMAGE, SOURCE};
+
+/// The pod of a container of `crisp run -d IMAGE` by that name. None for every other container and pod, and for
+/// those of a `crisp run` in the foreground.
+///
+/// # Errors
+/// The server's error.
+pub async fn by_name(
+    client: &mut Client,
+    known: &Names,
+    name: &str,
+) -> anyhow::Result<Option<StandalonePod>> {
+    let pod = match known.either(name) {
+        Ok(Target::Container(container)) => known.image_pod(container),
+        Ok(Target::Pod(pod)) => Some(pod).filter(|pod| pod.annotations.contains_key(OF_IMAGE)),
+        Err(error) if !is_unknown(&error) => return Ok(None),
+        // A pod that waits for its next try has neither.
+        Err(_) => return find(client, |pod| is_named(pod, name)).await,
+    };
+    match pod {
+        Some(pod) => find(client, |of| is_same(of, pod)).await,
+        None => Ok(None),
+    }
+}
+
+/// Whether no container and no pod has the name.
+pub fn is_unknown(error: &anyhow::Error) -> bool {
+    error.to_string().starts_with("no container and no pod")
+}
+
+/// Whether it is of a `crisp run -d IMAGE` and has this name.
+pub fn is_named(pod: &StandalonePod, name: &str) -> bool {
+    pod.name == name && pod.source.starts_with(SOURCE)
+}
+
+/// Whether both are the same pod.
+pub fn is_same(of: &StandalonePod, pod: &PodSandbox) -> bool {
+    pod.metadata.as_ref().is_some_and(|metadata| metadata.uid == of.uid)
+}
+
+/// The supervised pod that is meant.
+///
+/// # Errors
+/// The server's error.
+pub async fn find(
+    client: &mut Client,
+    is_meant: impl Fn(&StandalonePod) -> bool,
+) -> anyhow::Result<Option<StandalonePod>> {
+    match client.standalone.list_standalone(ListStandaloneRequest {}).await {
+        Ok(all) => Ok(all.into_inner().pods.into_iter().find(|pod| is_meant(pod))),
+        Err(status) if status.code() == Code::Unimplemented => Ok(None),
+        Err(status) => Err(refused(status)),
+    }
+}
+
+/// Stops it; the server starts it no more. `timeout` is in seconds.
+///
+/// # Errors
+/// The server's error.
+pub async fn stop(client: &mut Client, pod: &StandalonePod, timeout: Option<u32>) -> anyhow::Result<()> {
+    let request = StopStandaloneRequest { name: pod.uid.clone(), timeout };
+    let events = client.standalone.stop(request).await.map_err(refused)?;
+    success(events.into_inner()).await
+}
+
+/// Starts one that was stopped, was created or has ended.
+///
+/// # Errors
+/// It cannot be started, and is not tried again.
+pub async fn start(client: &mut Client, pod: &StandalonePod) -> anyhow::Result<()> {
+    let request = StartStandaloneRequest { name: pod.uid.clone() };
+    let events = client.standalone.start(request).await.map_err(refused)?;
+    started(client, pod, events.into_inner()).await
+}
+
+/// Stops and starts it.
+///
+/// # Errors
+/// As of [`start`].
+pub async fn restart(client: &mut Client, pod: &StandalonePod, timeout: Option<u32>) -> anyhow::Result<()> {
+    let request = StopStandaloneRequest { name: pod.uid.clone(), timeout };
+    let events = client.standalone.restart(request).await.map_err(refused)?;
+    started(client, pod, events.into_inner()).await
+}
+
+async fn started(
+    client: &mut Client,
+    pod: &StandalonePod,
+    events: Streaming<StandaloneEvent>,
+) -> anyhow::Result<()> {
+    let started = success(events).await;
+    if started.is_err() {
+        // Its policy would try that again and again, which docker does not.
+        stop(client, pod, Some(0)).await?;
+    }
+    started
+}
+
+async fn success(mut events: Streaming<StandaloneEvent>) -> anyhow::Result<()> {
+    while let Some(event) = events.message().await.map_err(refused)? {
+        if let Some(reason) = failure(&event) {
+            bail!("{reason}");
+        }
+    }
+    Ok(())
+}
+
+/// The reason if the operation has failed. A container that has ended with an error did start.
+fn failure(event: &StandaloneEvent) -> Option<String> {
+    let text = &event.text;
+    let is_failure = event.is_failure && !text.starts_with("has failed with code");
+    (is_failure || text.contains(" cannot be started: ")).then(|| text.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_has_ended_did_start() {
+        let reason = |text: &str, is_failure| {
+            failure(&StandaloneEvent { pod: "web".into(), text: text.into(), is_failure })
+        };
+        assert_eq!(reason("has failed with code 3", true), None);
+        assert_eq!(reason("is up", false), None);
+        assert!(reason("web cannot be started: no such program", false).is_some());
+        assert!(reason("cannot be run, and is tried again: it cannot be started: busy", true).is_some());
+    }
+}

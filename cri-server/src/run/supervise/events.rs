@@ -1,0 +1,107 @@
+//! What happens to pods, as events for the clients that wait for it.
+
+use std::sync::Arc;
+
+use crisp_proto::crisp::v1::StandaloneEvent;
+use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinSet;
+use tonic::Status;
+
+use super::pod::{State, SupervisedPod};
+
+/// The events of one client.
+pub type Sender = mpsc::Sender<Result<StandaloneEvent, Status>>;
+
+pub async fn send_line(sender: &Sender, pod: &str, text: &str, is_failure: bool) {
+    let event = StandaloneEvent { pod: pod.to_owned(), text: text.to_owned(), is_failure };
+    // Fails when the client has gone, which is fine.
+    let _ = sender.send(Ok(event)).await;
+}
+
+/// Removes the pods at the same time, and waits until they are gone.
+pub async fn take_down(pods: Vec<Arc<SupervisedPod>>, kill: bool, sender: &Sender) {
+    let ask = |pod: &Arc<SupervisedPod>| {
+        let pod = Arc::clone(pod);
+        async move { pod.go_down(kill).await }
+    };
+    pods.iter().map(ask).collect::<JoinSet<_>>().join_all().await;
+    for pod in pods {
+        let (_, mut lines) = pod.journal.follow();
+        let mut states = pod.state.subscribe();
+        let down = states.wait_for(|state| *state == State::Down);
+        tokio::select! {
+            _ = down => {}
+            () = pass_on(&pod, &mut lines, sender) => {}
+        }
+        send_line(sender, &pod.pod.name, "is down", false).await;
+    }
+}
+
+/// Sends the events of a new pod, until its containers have started, it has ended, or it could not be run.
+pub async fn follow_new(pod: Arc<SupervisedPod>, sender: Sender) {
+    let (before, lines) = pod.journal.follow();
+    for line in before {
+        send_line(&sender, &pod.pod.name, &line, false).await;
+    }
+    follow_until_up(&pod, lines, &sender).await;
+}
+
+/// Stops the pod until a client starts it. Returns false when the request could not be recorded.
+pub async fn halt(pod: &SupervisedPod, grace: Option<u32>, sender: &Sender) -> bool {
+    let (_, mut lines) = pod.journal.follow();
+    if let Err(error) = pod.halt(grace).await {
+        send_line(sender, &pod.pod.name, &format!("{error:#}"), true).await;
+        return false;
+    }
+    tokio::select! {
+        () = pod.halted() => {}
+        () = pass_on(pod, &mut lines, sender) => {}
+    }
+    send_line(sender, &pod.pod.name, "is stopped", false).await;
+    true
+}
+
+/// Starts a pod that was stopped or has ended.
+pub async fn start(pod: &SupervisedPod, sender: &Sender) {
+    // The lines of its earlier runs are of no interest.
+    let (_, lines) = pod.journal.follow();
+    match pod.start_again().await {
+        Ok(true) => follow_until_up(pod, lines, sender).await,
+        Ok(false) => send_line(sender, &pod.pod.name, "runs already", false).await,
+        Err(error) => send_line(sender, &pod.pod.name, &format!("{error:#}"), true).await,
+    }
+}
+
+async fn follow_until_up(pod: &SupervisedPod, mut lines: broadcast::Receiver<String>, sender: &Sender) {
+    let mut states = pod.state.subscribe();
+    let names: Vec<String> = pod.pod.containers.iter().map(|container| container.name.clone()).collect();
+    let text = tokio::select! {
+        () = pod.conditions.all_started(&names) => Ok("is up".to_owned()),
+        state = states.wait_for(|state| *state != State::Running) => match state.map(|state| state.clone()) {
+            Ok(State::Ended(0)) => Ok("has ended".to_owned()),
+            Ok(State::Ended(code)) => Err(format!("has failed with code {code}")),
+            Ok(State::Waiting(reason)) => Err(format!("cannot be run, and is tried again: {reason}")),
+            Ok(State::Stopped) => Ok("is stopped".to_owned()),
+            Ok(State::Down | State::Running) | Err(_) => Ok("is down".to_owned()),
+        },
+        () = pass_on(pod, &mut lines, sender) => return,
+    };
+    // The reason is sent before its result.
+    while let Ok(line) = lines.try_recv() {
+        send_line(sender, &pod.pod.name, &line, false).await;
+    }
+    let is_failure = text.is_err();
+    send_line(sender, &pod.pod.name, &text.unwrap_or_else(|text| text), is_failure).await;
+}
+
+/// Never returns, unless the pod's journal ends.
+async fn pass_on(pod: &SupervisedPod, lines: &mut broadcast::Receiver<String>, sender: &Sender) {
+    loop {
+        match lines.recv().await {
+            Ok(line) => send_line(sender, &pod.pod.name, &line, false).await,
+            // A slow client misses lines, but not the end.
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
+        }
+    }
+}
