@@ -16,7 +16,7 @@ Exit codes:
   1          not done, or not for all that was named; the reason is on standard error
   2          the command line cannot be understood
   126, 127   of run IMAGE: its program cannot be run, is not there
-  125        of run, exec, attach and start: crisp itself failed
+  125        of run, create, exec, attach and start: crisp itself failed
   128 and n  ended by signal n; of run, exec, attach and start --attach also the container's own code
 
 Environment: CONTAINER_RUNTIME_ENDPOINT names the server's socket, as does runtime-endpoint in /etc/crictl.yaml;
@@ -48,6 +48,7 @@ pub struct Args {
 enum Command {
     Serve(server::serve::Serve),
     Run(Box<run::command::Run>),
+    Create(Box<run::create::Create>),
     Up(run::detached::Up),
     Down(run::detached::Down),
     #[command(flatten)]
@@ -95,7 +96,7 @@ impl Args {
     /// which containers seldom use.
     pub fn own_failure(&self) -> u8 {
         match &self.command {
-            Command::Run(_) => 125,
+            Command::Run(_) | Command::Create(_) => 125,
             Command::Client(command) if command.passes_exit_code() => 125,
             _ => 1,
         }
@@ -125,6 +126,7 @@ impl Args {
                 server::serve::run(&settings, ConfigOrigin { flags: raw, config: present_file(self.config) })
             }
             Command::Run(run) => run::command::run(*run, settings),
+            Command::Create(create) => create.run(&settings),
             Command::Up(up) => up.run(&settings),
             Command::Down(down) => down.run(&settings),
             Command::Config(_) => cli::config::run(&settings),
@@ -204,6 +206,8 @@ mod tests {
         assert_eq!(image, Ok(("busybox ls -d --listen x".to_owned(), true)));
         assert_eq!(words(&["crisp", "run", "busybox", "-d"]), Ok(("busybox -d".to_owned(), false)));
         assert_eq!(words(&["crisp", "run", "pod.yaml", "-d"]), Ok(("pod.yaml".to_owned(), true)));
+        assert!(Args::understand(["crisp", "create", "--name", "a", "busybox", "ls", "--name"]).is_ok());
+        assert!(Args::understand(["crisp", "create", "-d", "busybox"]).is_err());
         assert_eq!(words(&["crisp", "run", "-"]), Ok(("-".to_owned(), false)));
         assert!(
             words(&["crisp", "run", "pod.yaml", "-d", "ls"]).unwrap_err().contains("followed by options")

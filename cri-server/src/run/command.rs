@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::embedded::Embedded;
 use super::foreground::{self, DisplayOptions};
-use super::image::{self, ImageRun, Options, Refused, is_manifest};
+use super::image::{self, ImageRun, Options, Refused, Start, is_manifest};
 use super::manifest::{self, Manifests};
 use super::report::notice;
 use super::stop_request::{StopRequest, StopRequests};
@@ -134,7 +134,7 @@ pub fn run(command: Run, settings: Settings) -> anyhow::Result<ExitCode> {
         return if command.check {
             print_manifest(&run)
         } else if command.detach {
-            detached::block_on(image::detach(run, &settings, command.replace))
+            detached::block_on(image::detach(run, &settings, command.replace, Start::Now))
         } else {
             run_image(run, settings)
         };

@@ -75,6 +75,9 @@ pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End
         if !runs && (member.stop.now().is_any() || context.stop.now().is_any()) {
             return Ok(End::Stopped);
         }
+        if context.creates_only && found.is_some() {
+            return Ok(End::Stopped);
+        }
         let started = Instant::now();
         context.conditions.change(name, |condition| {
             *condition = super::context::Condition { restarts: attempt, ..Default::default() };
@@ -104,7 +107,7 @@ pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End
         };
         let is_unhealthy = matches!(end, End::Unhealthy(_));
         // As with docker: if the first start fails, there is no second try.
-        let is_hopeless = context.streams().is_some_and(|streams| !streams.has_run());
+        let is_hopeless = context.creates_only || context.streams().is_some_and(|streams| !streams.has_run());
         if is_hopeless || !context.restarts(member.policy, code, is_unhealthy) {
             return Ok(End::Exited(code));
         }
@@ -217,6 +220,9 @@ async fn once(
         Ok(reply) => reply.into_inner().container_id,
         Err(status) => return Ok((None, failed(&status.message()))),
     };
+    if context.creates_only {
+        return Ok((Some(id), End::Stopped));
+    }
     let start = StartContainerRequest { container_id: id.clone() };
     if let Err(status) = runtime.start_container(Request::new(start)).await {
         return Ok((Some(id), failed(&status.message())));

@@ -42,6 +42,8 @@ pub struct Context {
     pub report: Report,
     pub screen: Option<Screen>,
     pub conditions: Conditions,
+    /// The containers are created and not started.
+    pub creates_only: bool,
     /// The time at which the end of the pod began: sidecars get the rest of the grace period.
     pub end_began: OnceLock<Instant>,
 }

@@ -81,6 +81,7 @@ pub fn up(path: &Path, settings: &Settings, replace: bool, is_dry: bool) -> anyh
         source: source(path),
         documents: manifests.all_documents().map(ToString::to_string).collect(),
         replace,
+        create_only: false,
     };
     block_on(async {
         let mut client = connect(&endpoint::choose(settings)?).await?;

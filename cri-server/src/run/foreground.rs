@@ -66,6 +66,7 @@ pub async fn run(
             conditions: Conditions::new(),
             status: run_status::in_memory(),
             is_supervised: false,
+            creates_only: false,
             pod,
         };
         tasks.spawn(run_to_its_end(run));

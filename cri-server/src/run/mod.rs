@@ -33,6 +33,7 @@ mod container_run;
 mod container_stop;
 mod containers_run;
 mod context;
+pub mod create;
 mod credentials;
 mod cri;
 pub mod detached;

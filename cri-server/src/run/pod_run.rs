@@ -53,6 +53,8 @@ pub struct PodRun {
     pub conditions: Conditions,
     /// A server runs it: existing containers and volumes are kept.
     pub is_supervised: bool,
+    /// Its containers are created and not started.
+    pub creates_only: bool,
 }
 
 /// The end of an attempt.
@@ -179,6 +181,7 @@ async fn context(
         report: run.report.clone(),
         screen: run.screen.clone(),
         conditions: run.conditions.clone(),
+        creates_only: run.creates_only,
         end_began: OnceLock::new(),
     }
 }

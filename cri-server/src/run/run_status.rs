@@ -27,6 +27,8 @@ pub struct RunStatus {
     pub is_going_down: bool,
     /// A client has stopped it: no policy starts its containers.
     pub is_stopped: bool,
+    /// It was created to be started later, and was never started.
+    pub is_created: bool,
     /// A client has started it again: its containers that have ended are started, with their files.
     pub is_resuming: bool,
 }

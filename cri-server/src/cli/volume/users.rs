@@ -164,7 +164,13 @@ mod tests {
         let volumes = layout::named_volumes(root.path());
         let document = json!({ "kind": "Pod", "metadata": {"name": "db"},
             "spec": { "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}] } });
-        let record = PodRecord { uid: "u1".into(), document, objects: Vec::new(), source: "p.yaml".into() };
+        let record = PodRecord {
+            uid: "u1".into(),
+            document,
+            objects: Vec::new(),
+            source: "p.yaml".into(),
+            is_created: false,
+        };
         let pods = layout::supervised_pods(root.path());
         record.write(&pods).unwrap();
         let mut users = Users::default();

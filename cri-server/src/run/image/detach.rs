@@ -25,11 +25,24 @@ use crate::print;
 use crate::progress::Bars;
 use crate::rpc_error::refused;
 
-/// Starts the pod and prints the container's id once it runs.
+/// The time at which the container is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    Now,
+    /// At a `crisp start`.
+    Later,
+}
+
+/// Starts or creates the pod, and prints the container's id once it runs or is there.
 ///
 /// # Errors
 /// There is no server or no image, or the server refuses.
-pub async fn detach(mut run: ImageRun, settings: &Settings, replace: bool) -> anyhow::Result<ExitCode> {
+pub async fn detach(
+    mut run: ImageRun,
+    settings: &Settings,
+    replace: bool,
+    start: Start,
+) -> anyhow::Result<ExitCode> {
     let address = endpoint::choose(settings)?;
     let mut standalone = detached::connect(&address).await?;
     let mut client = Client::connect(&address).await?;
@@ -46,6 +59,7 @@ pub async fn detach(mut run: ImageRun, settings: &Settings, replace: bool) -> an
         source: format!("{SOURCE} {}", run.image),
         documents: manifests.all_documents().map(ToString::to_string).collect(),
         replace,
+        create_only: start == Start::Later,
     };
     let mut events = standalone.run_manifests(request).await.map_err(detached::unknown)?.into_inner();
     let mut container = None;

@@ -27,7 +27,7 @@ use crisp_executor::ids::PodId;
 use crisp_image_service::Reference;
 
 use super::manifest::{self, Manifests};
-pub use detach::detach;
+pub use detach::{Start, detach};
 pub use documents::{ALWAYS, OF_IMAGE, REMOVE, STOP_TIMEOUT};
 pub use options::{Options, Pull};
 pub use refused_options::Refused;

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use crisp_proto::crisp::v1::ResetContainerRequest;
 use crisp_proto::crisp::v1::containers_server::Containers as _;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
@@ -22,7 +22,7 @@ use tonic::Request;
 
 use super::super::container_find;
 use super::super::image::{ALWAYS, OF_IMAGE};
-use super::super::pod_run::{PodRun, stop_containers};
+use super::super::pod_run::{self, PodRun, stop_containers};
 use super::super::pod_start::Found;
 use super::super::run_status::change;
 use super::super::stop_request::{StopRequest, StopRequests};
@@ -72,6 +72,7 @@ impl SupervisedPod {
         }
         change(&self.status, |status| {
             status.is_stopped = false;
+            status.is_created = false;
             status.is_resuming = true;
             status.ended = None;
             status.has_started = false;
@@ -93,8 +94,10 @@ impl SupervisedPod {
     /// As with docker, `--restart always` starts a stopped container when the server starts.
     pub(super) async fn start_with_the_server(&self) {
         let is_always = self.pod.annotations.get(OF_IMAGE).is_some_and(|policy| policy == ALWAYS);
+        let status = self.status.get();
         if is_always
-            && self.status.get().is_stopped
+            && status.is_stopped
+            && !status.is_created
             && let Err(error) = self.start_again().await
         {
             self.report().emit(format_args!("it stays stopped: {error:#}"));
@@ -109,9 +112,15 @@ impl SupervisedPod {
     /// Waits until a client starts it again, or it is taken down.
     pub(super) async fn rest(&self) {
         let mut halts = self.halts.subscribe();
-        while self.is_resting() {
-            if self.status.get().ended.is_none() {
-                self.state.send_replace(State::Stopped);
+        loop {
+            {
+                let _halting = self.halting.lock().await;
+                if !self.is_resting() {
+                    return;
+                }
+                if self.status.get().ended.is_none() {
+                    self.state.send_replace(State::Stopped);
+                }
             }
             tokio::select! {
                 _ = halts.changed() => {}
@@ -130,14 +139,30 @@ impl SupervisedPod {
         (stop, passing)
     }
 
-    /// Stops the containers. The sandbox is kept, and with it their files.
+    /// Stops the containers, or creates those that wait for their first start. The sandbox is kept, and with it
+    /// their files.
     ///
     /// # Errors
-    /// A container cannot be stopped.
+    /// A container cannot be stopped or created.
     pub(super) async fn stop_for_now(&self, run: &PodRun) -> anyhow::Result<()> {
-        let (stop, _passing) = self.requests();
-        stop_containers(&PodRun { stop, ..run.clone() }).await.context("it cannot be stopped")?;
-        self.state.send_replace(State::Stopped);
+        if self.status.get().is_created {
+            self.create(run).await?;
+        } else {
+            let (stop, _passing) = self.requests();
+            stop_containers(&PodRun { stop, ..run.clone() }).await.context("it cannot be stopped")?;
+        }
+        let _halting = self.halting.lock().await;
+        // A client may have started it meanwhile.
+        if self.status.get().is_stopped {
+            self.state.send_replace(State::Stopped);
+        }
+        Ok(())
+    }
+
+    async fn create(&self, run: &PodRun) -> anyhow::Result<()> {
+        let outcome = pod_run::once(&PodRun { creates_only: true, ..run.clone() }).await?;
+        let code = outcome.code();
+        ensure!(code == 0 || self.stop.now().is_any(), "its container cannot be created");
         Ok(())
     }
 

@@ -133,7 +133,7 @@ impl Supervisor {
         }
     }
 
-    /// Records a pod and runs it. Returns None when the same pod with the same document already exists.
+    /// Records a pod, and runs it unless it is only to be created. Returns None when the same pod with the same document already exists.
     ///
     /// # Errors
     /// Another pod has the name, or the record cannot be written; nothing is started then.
@@ -143,6 +143,7 @@ impl Supervisor {
         new: PodDocument,
         documents: &[Value],
         objects: &Arc<Objects>,
+        create_only: bool,
     ) -> anyhow::Result<Option<Arc<SupervisedPod>>> {
         // Keeps other calls from taking a name or uid that is free now. Lists do not wait for it.
         let _adding = self.adding.lock().await;
@@ -151,6 +152,7 @@ impl Supervisor {
             objects: used(&new.pod, documents),
             document: new.document,
             source: source.to_owned(),
+            is_created: create_only,
         };
         if self.is_there(&new.pod, &record)? {
             return Ok(None);
@@ -158,7 +160,7 @@ impl Supervisor {
         let pods = layout::supervised_pods(&self.root);
         let write = move || {
             record.write(&pods).context("cannot record the pod")?;
-            let status = record::status(&pods, &record.uid)?;
+            let status = record::status(&pods, &record)?;
             anyhow::Ok((record, status))
         };
         let (record, status) = tokio::task::spawn_blocking(write).await??;

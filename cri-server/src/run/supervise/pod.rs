@@ -83,7 +83,7 @@ impl SupervisedPod {
         let pod = manifests.pods.remove(0).pod;
         let objects = shared.entry(digest(&record.objects)).or_insert_with(|| Arc::new(manifests.objects));
         let objects = Arc::clone(objects);
-        let status = record::status(pods, &record.uid)?;
+        let status = record::status(pods, record)?;
         Ok(Self::with_objects(record, pod, objects, status))
     }
 
@@ -101,7 +101,8 @@ impl SupervisedPod {
         let is_stopped = status.get().is_stopped;
         let state = match status.get().ended {
             Some(code) => State::Ended(code),
-            None if is_stopped => State::Stopped,
+            // Its container may still have to be created.
+            None if is_stopped && !status.get().is_created => State::Stopped,
             None => State::Running,
         };
         Self {
@@ -161,6 +162,7 @@ impl SupervisedPod {
             screen: None,
             conditions: self.conditions.clone(),
             is_supervised: true,
+            creates_only: false,
         }
     }
 }

@@ -24,6 +24,9 @@ pub struct PodRecord {
     pub objects: Vec<Value>,
     /// The origin of the manifests, for people.
     pub source: String,
+    /// It waits for its first start by a client.
+    #[serde(default)]
+    pub is_created: bool,
 }
 
 impl Record for PodRecord {
@@ -87,14 +90,17 @@ impl PodRecord {
     }
 }
 
-/// The status of the pod with that uid.
+/// The status of the pod of that record.
 ///
 /// # Errors
 /// A status exists and cannot be read. Without it, Jobs would run twice.
-pub fn status(pods: &Path, uid: &str) -> Result<StatusCell<RunStatus>, RecordError> {
-    let path = layout::supervised_status(pods, uid);
+pub fn status(pods: &Path, record: &PodRecord) -> Result<StatusCell<RunStatus>, RecordError> {
+    let path = layout::supervised_status(pods, &record.uid);
+    let is_created = record.is_created;
     let status = match record::read(&path) {
-        Err(error) if error.is_missing() => RunStatus::default(),
+        Err(error) if error.is_missing() => {
+            RunStatus { is_created, is_stopped: is_created, ..RunStatus::default() }
+        }
         status => status?,
     };
     Ok(StatusCell::new(status, move |status| record::write(&path, status, Durability::PowerCut)))
@@ -138,7 +144,13 @@ mod tests {
         let document = manifest::parse("p", text).unwrap().pods.remove(0).document;
         let secret = serde_json::json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "s"},
             "stringData": {"key": "hunter2"}});
-        PodRecord { uid: uid.into(), document, objects: vec![secret], source: "p.yaml".into() }
+        PodRecord {
+            uid: uid.into(),
+            document,
+            objects: vec![secret],
+            source: "p.yaml".into(),
+            is_created: false,
+        }
     }
 
     #[test]
@@ -180,12 +192,20 @@ mod tests {
         record("u1").write(folder.path()).unwrap();
         let ended =
             |code| move |now: &RunStatus| Ok::<_, &str>(RunStatus { ended: Some(code), ..now.clone() });
-        status(folder.path(), "u1").unwrap().update(ended(3)).unwrap();
-        assert_eq!(status(folder.path(), "u1").unwrap().get().ended, Some(3));
+        status(folder.path(), &record("u1")).unwrap().update(ended(3)).unwrap();
+        assert_eq!(status(folder.path(), &record("u1")).unwrap().get().ended, Some(3));
         // The server died before it had removed everything.
         std::fs::remove_file(layout::supervised_record(folder.path(), "u1")).unwrap();
         record("u1").write(folder.path()).unwrap();
-        assert_eq!(status(folder.path(), "u1").unwrap().get().ended, None);
+        assert_eq!(status(folder.path(), &record("u1")).unwrap().get().ended, None);
+        let created = PodRecord { is_created: true, ..record("u1") };
+        assert!(status(folder.path(), &created).unwrap().get().is_stopped, "it waits for its start");
+        status(folder.path(), &created).unwrap().update(ended(0)).unwrap();
+        let started = |now: &RunStatus| {
+            Ok::<_, &str>(RunStatus { is_stopped: false, is_created: false, ..now.clone() })
+        };
+        status(folder.path(), &created).unwrap().update(started).unwrap();
+        assert!(!status(folder.path(), &created).unwrap().get().is_stopped, "it was started");
         remove(folder.path(), "u1").unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }

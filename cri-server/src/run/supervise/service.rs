@@ -41,11 +41,15 @@ impl Standalone for StandaloneService {
             );
             return Err(Status::failed_precondition(why));
         }
-        let RunManifestsRequest { source, documents, replace } = request.into_inner();
+        let RunManifestsRequest { source, documents, replace, create_only } = request.into_inner();
         let documents = documents.iter().map(|text| serde_json::from_str(text)).collect::<Result<_, _>>();
         let documents = documents.map_err(|error| Status::invalid_argument(format!("documents: {error}")))?;
         let manifests = manifest::from_documents(&source, documents)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let is_of_image = |new: &manifest::PodDocument| new.pod.annotations.contains_key(OF_IMAGE);
+        if create_only && !manifests.pods.iter().all(is_of_image) {
+            return Err(Status::invalid_argument("create_only: a pod of a manifest cannot be started later"));
+        }
         let supervisor = self.0.clone();
         let (sender, receiver) = mpsc::channel(WAITING);
         // Continues when the client has gone: a pod that was requested is run.
@@ -57,7 +61,7 @@ impl Standalone for StandaloneService {
             let mut following = Vec::new();
             for new in manifests.pods {
                 let name = new.pod.name.clone();
-                match supervisor.add(&source, new, &manifests.others, &objects).await {
+                match supervisor.add(&source, new, &manifests.others, &objects, create_only).await {
                     Ok(Some(pod)) => following.push(tokio::spawn(follow_new(pod, sender.clone()))),
                     Ok(None) => send_line(&sender, &name, "is there already, unchanged", false).await,
                     Err(error) => send_line(&sender, &name, &format!("{error:#}"), true).await,
@@ -113,7 +117,9 @@ impl Standalone for StandaloneService {
     async fn stop(&self, request: Request<StopStandaloneRequest>) -> Result<Response<Events>, Status> {
         let StopStandaloneRequest { name, timeout } = request.into_inner();
         let pod = self.image_run(&name)?;
-        Ok(events(|sender| async move { drop(halt(&pod, timeout, &sender).await) }))
+        Ok(events(|sender| async move {
+            let _ = halt(&pod, timeout, &sender).await;
+        }))
     }
 
     async fn start(&self, request: Request<StartStandaloneRequest>) -> Result<Response<Events>, Status> {

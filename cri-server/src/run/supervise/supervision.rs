@@ -45,7 +45,8 @@ impl SupervisedPod {
         while !self.stop.now().is_any() {
             self.run_to_its_end(&run).await;
             let is_over = matches!(*self.state.borrow(), State::Ended(_) | State::Stopped);
-            if is_over && self.pod.annotations.contains_key(REMOVE) {
+            let is_created = self.status.get().is_created;
+            if is_over && !is_created && self.pod.annotations.contains_key(REMOVE) {
                 self.go_down(false).await;
             }
             self.rest().await;
