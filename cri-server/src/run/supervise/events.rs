@@ -1,4 +1,4 @@
-//! What happens to pods, as events for the clients that wait for it.
+//! Sends events of pods to the clients that wait for them.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Standalone pods under a server: `crisp run -d`, `crisp up`, `crisp down`.
+//! Standalone pods under a server: `crisp run -d`, `create`, `up`, `down`, `stop` and `start`.
 //!
 //! ```text
 //!  crisp run -d --gRPC (service.rs)--> Supervisor --supervision.rs, one task each--> pod_run.rs
