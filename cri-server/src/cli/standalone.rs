@@ -100,21 +100,32 @@ async fn started(
     pod: &StandalonePod,
     events: Streaming<StandaloneEvent>,
 ) -> anyhow::Result<()> {
-    let started = success(events).await;
-    if started.is_err() {
-        // Its policy would try that again and again, which docker does not.
-        stop(client, pod, Some(0)).await?;
+    let Some(reason) = first_failure(events).await? else { return Ok(()) };
+    // Its policy would try that again and again, which docker does not.
+    if is_of_a_start(&reason)
+        && let Err(error) = stop(client, pod, Some(0)).await
+    {
+        bail!("{reason}; it is tried again, because it cannot be stopped: {error:#}");
     }
-    started
+    bail!("{reason}");
 }
 
-async fn success(mut events: Streaming<StandaloneEvent>) -> anyhow::Result<()> {
+async fn success(events: Streaming<StandaloneEvent>) -> anyhow::Result<()> {
+    first_failure(events).await?.map_or(Ok(()), |reason| bail!("{reason}"))
+}
+
+async fn first_failure(mut events: Streaming<StandaloneEvent>) -> anyhow::Result<Option<String>> {
     while let Some(event) = events.message().await.map_err(refused)? {
         if let Some(reason) = failure(&event) {
-            bail!("{reason}");
+            return Ok(Some(reason));
         }
     }
-    Ok(())
+    Ok(None)
+}
+
+/// Whether it was started and could not. Otherwise it is as it was before the request.
+fn is_of_a_start(reason: &str) -> bool {
+    reason.contains(" cannot be started: ") || reason.starts_with("cannot be run, and is tried again: ")
 }
 
 /// The reason if the operation has failed. A container that has ended with an error did start.
@@ -136,6 +147,9 @@ mod tests {
         assert_eq!(reason("has failed with code 3", true), None);
         assert_eq!(reason("is up", false), None);
         assert!(reason("web cannot be started: no such program", false).is_some());
-        assert!(reason("cannot be run, and is tried again: it cannot be started: busy", true).is_some());
+        let tried_again = reason("cannot be run, and is tried again: no pod: busy", true).unwrap();
+        assert!(is_of_a_start(&tried_again));
+        let full = reason("status.json: No space left on device", true).unwrap();
+        assert!(!is_of_a_start(&full), "a container that runs on is not stopped");
     }
 }

@@ -150,11 +150,16 @@ async fn the_oom_score_is_updated(cri: &mut Cri) -> Result<()> {
     let scores = cri.sh(&id, SCORES).await?;
     assert_eq!(scores.split_whitespace().collect::<Vec<_>>(), ["2", "450", "1", "700"]);
     assert_eq!(cri.sh(&id, "cat /proc/self/oom_score_adj").await?, "450\n");
+    // The first process keeps a score of its own too.
+    cri.sh(&id, "echo 800 > /proc/1/oom_score_adj").await?;
+    update(cri, &id, LinuxContainerResources { oom_score_adj: 500, ..Default::default() }).await?;
+    let scores = cri.sh(&id, SCORES).await?;
+    assert_eq!(scores.split_whitespace().collect::<Vec<_>>(), ["1", "500", "1", "700", "1", "800"]);
     // 0 is no value.
     update(cri, &id, LinuxContainerResources { cpu_shares: 256, ..Default::default() }).await?;
-    assert_eq!(cri.sh(&id, "cat /proc/1/oom_score_adj").await?, "450\n");
+    assert_eq!(cri.sh(&id, "cat /proc/self/oom_score_adj").await?, "500\n");
     let linux = cri.client.status(&id).await?.resources.and_then(|resources| resources.linux);
-    assert_eq!(linux.map(|linux| linux.oom_score_adj), Some(450));
+    assert_eq!(linux.map(|linux| linux.oom_score_adj), Some(500));
     Ok(())
 }
 

@@ -107,6 +107,17 @@ pub struct User {
     pub home: String,
 }
 
+impl User {
+    /// Those that it is not in yet.
+    pub fn add_groups(&mut self, groups: &[u32]) {
+        for group in groups {
+            if !self.groups.contains(group) {
+                self.groups.push(*group);
+            }
+        }
+    }
+}
+
 /// The layers of all images that a container uses.
 #[derive(Debug)]
 pub struct Leases {

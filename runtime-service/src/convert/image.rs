@@ -2,7 +2,7 @@
 
 use crisp_proto::runtime::v1 as proto;
 
-use super::{ConvertError, not_empty, unsupported};
+use super::{ConvertError, not_empty, texts, unsupported};
 use crate::container::config::ImageRequest;
 
 pub(super) fn request(at: &str, spec: proto::ImageSpec) -> Result<ImageRequest, ConvertError> {
@@ -12,7 +12,7 @@ pub(super) fn request(at: &str, spec: proto::ImageSpec) -> Result<ImageRequest, 
     Ok(ImageRequest {
         image: not_empty(&format!("{at}.image"), spec.image)?,
         user_specified: spec.user_specified_image,
-        annotations: spec.annotations,
+        annotations: texts(&format!("{at}.annotations"), spec.annotations)?,
     })
 }
 

@@ -34,8 +34,8 @@ mod user_namespace;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Limit for the labels or the annotations of one pod or container, in bytes. Kubernetes allows 256 KiB. Lists have
-/// those of all, in a response of at most 16 MiB.
+/// Limit for the labels or the annotations of one pod, container or image, in bytes. Kubernetes allows 256 KiB. A list
+/// has those of all, in a response of at most 16 MiB: no single one may fill it.
 const MAX_TEXTS: usize = 512 << 10;
 
 /// A field that cannot be accepted, with its path in the proto message.
@@ -80,7 +80,8 @@ fn texts(field: &str, values: BTreeMap<String, String>) -> Result<BTreeMap<Strin
     if size <= MAX_TEXTS {
         return Ok(values);
     }
-    let largest = values.iter().max_by_key(|(_, value)| value.len()).map(|(key, _)| key.chars().take(80));
+    let largest = values.iter().max_by_key(|(key, value)| key.len() + value.len());
+    let largest = largest.map(|(key, _)| key.chars().take(80));
     let largest: String = largest.into_iter().flatten().collect();
     Err(invalid(field, format!("{size} bytes, more than {MAX_TEXTS}; the largest is {largest:?}")))
 }

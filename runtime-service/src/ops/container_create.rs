@@ -194,8 +194,7 @@ fn build(service: &ServiceState, draft: Draft, steps: &Steps) -> Result<Containe
         image_contents::read(&service.users, &image, &draft.config, &draft_folder, steps)?
     };
     let pod = draft.pod.clone();
-    let new = cdi.groups.iter().filter(|group| !user.groups.contains(group)).copied().collect::<Vec<_>>();
-    user.groups.extend(new);
+    user.add_groups(&cdi.groups);
     let metadata = ContainerMetadata {
         mounted_images: mounted.iter().map(|one| one.image.lower.clone()).collect(),
         mounted_references: mounted.iter().map(|one| reference(&one.image)).collect(),

@@ -6,7 +6,8 @@ use std::time::Duration;
 use crisp_executor::cgroup::{self, Cgroup};
 use crisp_operation::detached;
 
-use super::{container_oom_score, container_spec};
+use super::container_oom_score::{self, Scores};
+use super::container_spec;
 use crate::cause::{Cause, StageFailure, Steps};
 use crate::container::Container;
 use crate::container::config::Resources;
@@ -83,7 +84,7 @@ fn apply(
     steps: &Steps,
 ) -> Result<(), StageFailure> {
     let resources = merge(&status.resources, request);
-    if let State::Running { pid, .. } = status.state {
+    if matches!(status.state, State::Running { .. }) {
         let cgroup = steps.step("open cgroup", || open_cgroup(service, container))?;
         let (old, again) = (or_unlimited(&status.resources, request), cgroup.clone());
         // A failed change may have set some of the limits.
@@ -96,9 +97,6 @@ fn apply(
         let changed = steps.step("limits", || Ok(cgroup.apply(&without_devices(&resources)?)?));
         container.meters.cgroup.reader.expect_new_limits();
         changed?;
-        if request.oom_score_adj != 0 {
-            set_oom_score(cgroup, pid, request.oom_score_adj, steps)?;
-        }
     }
     steps.step("record", || {
         let change = |status: &Status| {
@@ -106,15 +104,19 @@ fn apply(
             Ok(Status { resources: resources.clone(), ..status.clone() })
         };
         container.status_cell.update(change)?;
+        // Commands that start from now on have the new score.
         container.forget_exec_process();
         Ok(())
     })?;
-    Ok(())
-}
-
-fn set_oom_score(cgroup: Cgroup, first: i32, score: i32, steps: &Steps) -> Result<(), StageFailure> {
-    let before = steps.step("oom_score_adj", || container_oom_score::change(&cgroup, first, score))?;
-    steps.undo("oom_score_adj", move || container_oom_score::change(&cgroup, first, before).map(drop));
+    if let (State::Running { pid, .. }, true) = (&status.state, request.oom_score_adj != 0) {
+        let recorded = status.resources.oom_score_adj;
+        let scores = Scores { recorded, first: *pid, new: resources.oom_score_adj };
+        match open_cgroup(service, container) {
+            Ok(cgroup) => container_oom_score::change(&cgroup, &scores, steps.cancel()),
+            // The container has ended.
+            Err(error) => tracing::debug!(container = %container.id(), %error, "no OOM score is changed"),
+        }
+    }
     Ok(())
 }
 

@@ -46,26 +46,31 @@ pub async fn follow_new(pod: Arc<SupervisedPod>, sender: Sender) {
     follow_until_up(&pod, lines, &sender).await;
 }
 
-/// Stops the pod until a client starts it. Returns false when the request could not be recorded.
+/// Stops the pod until a client starts it. Returns false when it could not be stopped.
 pub async fn halt(pod: &SupervisedPod, grace: Option<u32>, sender: &Sender) -> bool {
     let (_, mut lines) = pod.journal.follow();
     if let Err(error) = pod.halt(grace).await {
         send_line(sender, &pod.pod.name, &format!("{error:#}"), true).await;
         return false;
     }
-    tokio::select! {
-        () = pod.halted() => {}
-        () = pass_on(pod, &mut lines, sender) => {}
+    let halted = tokio::select! {
+        halted = pod.halted() => halted,
+        () = pass_on(pod, &mut lines, sender) => Ok(()),
+    };
+    match &halted {
+        Ok(()) => send_line(sender, &pod.pod.name, "is stopped", false).await,
+        Err(error) => send_line(sender, &pod.pod.name, &format!("{error:#}"), true).await,
     }
-    send_line(sender, &pod.pod.name, "is stopped", false).await;
-    true
+    halted.is_ok()
 }
 
 /// Starts a pod that was stopped or has ended.
 pub async fn start(pod: &SupervisedPod, sender: &Sender) {
     // The lines of its earlier runs are of no interest.
     let (_, lines) = pod.journal.follow();
-    match pod.start_again().await {
+    let started = pod.start_again().await;
+    pod.restarts(false);
+    match started {
         Ok(true) => follow_until_up(pod, lines, sender).await,
         Ok(false) => send_line(sender, &pod.pod.name, "runs already", false).await,
         Err(error) => send_line(sender, &pod.pod.name, &format!("{error:#}"), true).await,

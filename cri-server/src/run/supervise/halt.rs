@@ -10,8 +10,9 @@
 //! volumes.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use crisp_proto::crisp::v1::ResetContainerRequest;
 use crisp_proto::crisp::v1::containers_server::Containers as _;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
@@ -49,27 +50,60 @@ impl SupervisedPod {
             status.is_resuming = false;
         })
         .await?;
+        // A problem of an attempt before this is none of the stop.
+        self.state.send_if_modified(|state| {
+            let is_waiting = matches!(state, State::Waiting(_));
+            if is_waiting {
+                *state = State::Running;
+            }
+            is_waiting
+        });
         self.halts.send_replace(Some(Halt { grace }));
         Ok(())
     }
 
-    /// Waits until its containers have ended after [`halt`](Self::halt).
-    pub async fn halted(&self) {
-        let mut states = self.state.subscribe();
-        let is_halted = |state: &State| matches!(state, State::Stopped | State::Ended(_) | State::Down);
-        // Cannot fail: the sender is in `self`.
-        let _ = states.wait_for(is_halted).await;
+    /// Keeps a pod that is to be removed at its end, while a client stops it to start it again.
+    pub fn restarts(&self, is_restarting: bool) {
+        self.is_restarting.store(is_restarting, Ordering::Relaxed);
+    }
+
+    /// Waits until its containers have ended after [`halt`](Self::halt), or a client starts it again.
+    ///
+    /// # Errors
+    /// They cannot be stopped, which is tried again.
+    pub async fn halted(&self) -> anyhow::Result<()> {
+        let (mut states, mut halts) = (self.state.subscribe(), self.halts.subscribe());
+        while self.is_resting() {
+            match &*states.borrow_and_update() {
+                State::Stopped | State::Ended(_) | State::Down => return Ok(()),
+                State::Waiting(reason) => bail!("is not stopped yet, which is tried again: {reason}"),
+                State::Running => {}
+            }
+            tokio::select! {
+                _ = states.changed() => {}
+                _ = halts.changed() => {}
+            }
+        }
+        Ok(())
     }
 
     /// Starts a pod that was stopped or has ended. Returns false for one that runs.
     ///
     /// # Errors
-    /// The disk's error; nothing has changed then.
+    /// It is being removed, or the disk's error; nothing has changed then.
     pub async fn start_again(&self) -> anyhow::Result<bool> {
-        let _halting = self.halting.lock().await;
-        if !self.is_resting() {
-            return Ok(false);
-        }
+        // Containers that are being stopped can be started when they have ended.
+        let _halting = loop {
+            self.halted().await?;
+            let halting = self.halting.lock().await;
+            if !self.is_resting() {
+                return Ok(false);
+            }
+            ensure!(!self.stop.now().is_any(), "it is being removed");
+            if matches!(*self.state.borrow(), State::Stopped | State::Ended(_)) {
+                break halting;
+            }
+        };
         change(&self.status, |status| {
             status.is_stopped = false;
             status.is_created = false;
@@ -104,7 +138,7 @@ impl SupervisedPod {
         }
     }
 
-    fn is_resting(&self) -> bool {
+    pub(super) fn is_resting(&self) -> bool {
         let status = self.status.get();
         status.is_stopped || status.ended.is_some()
     }
@@ -148,6 +182,7 @@ impl SupervisedPod {
         if self.status.get().is_created {
             self.create(run).await?;
         } else {
+            ensure!(!matches!(run.find(), Found::Silent(_)), "its monitor does not answer");
             let (stop, _passing) = self.requests();
             stop_containers(&PodRun { stop, ..run.clone() }).await.context("it cannot be stopped")?;
         }

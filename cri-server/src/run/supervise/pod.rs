@@ -12,6 +12,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crisp_operation::StatusCell;
 use serde_json::Value;
@@ -63,6 +64,8 @@ pub struct SupervisedPod {
     pub(super) halts: watch::Sender<Option<Halt>>,
     /// Keeps the status and `halts` equal when two clients stop and start it.
     pub(super) halting: tokio::sync::Mutex<()>,
+    /// A client stops it to start it again.
+    pub(super) is_restarting: AtomicBool,
     objects: Arc<Objects>,
     /// Digest of its documents, which may be large and are on disk.
     digest: u64,
@@ -112,6 +115,7 @@ impl SupervisedPod {
             state: watch::Sender::new(state),
             halts: watch::Sender::new(is_stopped.then(Halt::default)),
             halting: tokio::sync::Mutex::default(),
+            is_restarting: AtomicBool::new(false),
             status,
             objects,
             digest: digest(record.documents()),

@@ -131,9 +131,11 @@ impl Standalone for StandaloneService {
         let StopStandaloneRequest { name, timeout } = request.into_inner();
         let pod = self.image_run(&name)?;
         Ok(events(|sender| async move {
+            pod.restarts(true);
             if halt(&pod, timeout, &sender).await {
                 start(&pod, &sender).await;
             }
+            pod.restarts(false);
         }))
     }
 }

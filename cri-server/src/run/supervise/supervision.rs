@@ -11,6 +11,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -44,11 +45,7 @@ impl SupervisedPod {
         self.start_with_the_server().await;
         while !self.stop.now().is_any() {
             self.run_to_its_end(&run).await;
-            let is_over = matches!(*self.state.borrow(), State::Ended(_) | State::Stopped);
-            let is_created = self.status.get().is_created;
-            if is_over && !is_created && self.pod.annotations.contains_key(REMOVE) {
-                self.go_down(false).await;
-            }
+            self.go_down_if_over().await;
             self.rest().await;
         }
         let mut back_off = BackOff::default();
@@ -59,6 +56,16 @@ impl SupervisedPod {
             tokio::time::sleep(wait).await;
         }
         self.state.send_replace(State::Down);
+    }
+
+    /// As `--rm` says. A restart is no end.
+    async fn go_down_if_over(&self) {
+        let _halting = self.halting.lock().await;
+        let is_over = self.is_resting() && !self.status.get().is_created;
+        let is_restarting = self.is_restarting.load(Ordering::Relaxed);
+        if is_over && !is_restarting && self.pod.annotations.contains_key(REMOVE) {
+            self.go_down(false).await;
+        }
     }
 
     async fn run_to_its_end(&self, run: &PodRun) {

@@ -10,7 +10,7 @@ use crate::cause::Cause;
 use crate::container::{Container, User};
 use crate::ops::{container_root, container_spec};
 use crate::service_state::ServiceState;
-use crate::spec;
+use crate::spec::{self, SpecError};
 
 /// Settings of a command that differ from those of its container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,7 +37,9 @@ pub(super) fn process(
     let user = found.as_ref().unwrap_or(&container.metadata.user);
     let (mut process, seccomp) = container_spec::build_process(service, container, pod, user)?;
     let environment = process.env().clone().unwrap_or_default();
-    process.set_env(Some(merged(environment, &changes.environment)));
+    let environment = merged(environment, &changes.environment);
+    spec::environment::check(&[], &environment).map_err(SpecError::from)?;
+    process.set_env(Some(environment));
     if let Some(path) = &changes.working_dir {
         process.set_cwd(path.clone());
     }
@@ -47,7 +49,9 @@ pub(super) fn process(
 fn find_user(service: &ServiceState, container: &Container, name: &str) -> Result<User, Cause> {
     let root = container_root::open(service, container.id())?;
     let found = user::resolve(root, name)?;
-    Ok(spec::user::with_groups(&found, &container.metadata.config.security))
+    let mut user = spec::user::with_groups(&found, &container.metadata.config.security);
+    user.add_groups(&container.metadata.cdi.groups);
+    Ok(user)
 }
 
 /// The last value of a variable counts.
