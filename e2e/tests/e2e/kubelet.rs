@@ -121,6 +121,7 @@ async fn a_kubelet_follows_pods_by_their_events() -> Result<()> {
         std::fs::remove_file(kubelet.manifest(name))?;
     }
     kubelet.until("all pods are gone", MINUTE, |k| k.pods().is_ok_and(|pods| pods.is_empty()))?;
+    nothing_runs(&machine).await?;
     let page = kubelet.get("/metrics")?;
     let count = |name: &str| {
         let line = page.lines().find_map(|line| line.strip_prefix(name))?;
@@ -193,9 +194,13 @@ async fn survives_restarts(kubelet: &mut Kubelet, machine: &mut Machine) -> Resu
     Ok(())
 }
 
-/// Waits until the kubelet's cgroups contain nothing of the pod.
 async fn takes_away(pod: &str, kubelet: &Kubelet, machine: &Machine) -> Result<()> {
     std::fs::remove_file(kubelet.manifest(pod))?;
+    nothing_runs(machine).await
+}
+
+/// Waits until the kubelet's cgroups contain no processes: only then can they be removed.
+async fn nothing_runs(machine: &Machine) -> Result<()> {
     let mut client = machine.client().await?;
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
     loop {
