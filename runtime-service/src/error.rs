@@ -176,6 +176,8 @@ fn find_code(error: &store::FindError) -> Code {
 fn pod_code(error: &PodError) -> Code {
     match error {
         PodError::Invalid(_) => Code::InvalidArgument,
+        PodError::NoPodToJoin { .. } => Code::NotFound,
+        PodError::PodToJoin(_) => Code::FailedPrecondition,
         PodError::Exists { .. } => Code::AlreadyExists,
         PodError::LeftOver { error, .. } => pod_code(error),
         PodError::Failed(failure) => pod_cause_code(&failure.failure.cause),

@@ -9,7 +9,7 @@ use crisp_executor::ids::PodId;
 use crisp_executor::user_namespace::{IdMappings, InvalidMappings};
 use serde::{Deserialize, Serialize};
 
-use crate::namespace::{NamespaceMode, PidMode};
+use crate::namespace::{NamespaceMode, NetworkMode, PidMode};
 use crate::network::published;
 pub use crate::network::{DnsSettings as Dns, PortMapping, Protocol};
 use crate::sysctl::{self, InvalidSysctl};
@@ -21,7 +21,8 @@ pub struct PodConfig {
     pub namespace: String,
     pub uid: String,
     pub attempt: u32,
-    /// Empty for the pod's name. With the host's network the host's own name is kept.
+    /// Empty for the pod's name, or that of the pod whose network it joins. With the host's network the host's
+    /// own name is kept.
     pub hostname: String,
     /// The folder of the containers' log files. None: the containers have no logs.
     pub log_directory: Option<PathBuf>,
@@ -32,7 +33,7 @@ pub struct PodConfig {
     pub annotations: BTreeMap<String, String>,
     /// The parent of the containers' cgroups; if it exists already, it is not removed.
     pub cgroup_parent: Option<CgroupPath>,
-    pub network: NamespaceMode,
+    pub network: NetworkMode,
     pub ipc: NamespaceMode,
     pub pid: PidMode,
     /// The pod's own user namespace. None for the host's.
@@ -93,6 +94,8 @@ pub enum InvalidPod {
         "linux.security_context.namespace_options.{namespace}: NODE cannot be used with a user namespace"
     )]
     HostNamespace { namespace: &'static str },
+    #[error("{field}: the pod joins the network of another pod, which has its own")]
+    JoinedNetwork { field: &'static str },
 }
 
 impl PodConfig {
@@ -110,7 +113,7 @@ impl PodConfig {
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
             cgroup_parent: None,
-            network: NamespaceMode::Pod,
+            network: NetworkMode::Pod,
             ipc: NamespaceMode::Pod,
             pid: PidMode::Container,
             user: None,
@@ -134,7 +137,7 @@ impl PodConfig {
     /// The pod's own host name, or None if it keeps the host's.
     #[must_use]
     pub fn own_hostname(&self) -> Option<String> {
-        if self.network == NamespaceMode::Host {
+        if self.network == NetworkMode::Host {
             return None;
         }
         if !self.hostname.is_empty() {
@@ -161,8 +164,23 @@ impl PodConfig {
         }
         validate_dns(&self.dns)?;
         self.validate_ports()?;
-        sysctl::validate(&self.sysctls, self.network, self.ipc)?;
+        sysctl::validate(&self.sysctls, &self.network, self.ipc)?;
+        self.validate_joined()?;
         self.validate_user_namespace()
+    }
+
+    fn validate_joined(&self) -> Result<(), InvalidPod> {
+        if !matches!(self.network, NetworkMode::Joined(_)) {
+            return Ok(());
+        }
+        let refused = [
+            ("port_mappings", self.port_mappings.iter().any(|port| port.host_port != 0)),
+            ("linux.security_context.namespace_options.userns_options", self.user.is_some()),
+        ];
+        match refused.iter().find(|(_, is_there)| *is_there) {
+            Some((field, _)) => Err(InvalidPod::JoinedNetwork { field }),
+            None => Ok(()),
+        }
     }
 
     fn validate_user_namespace(&self) -> Result<(), InvalidPod> {
@@ -267,15 +285,18 @@ pub(crate) mod tests {
         assert!(pod("a/b").validate().unwrap_err().to_string().contains("metadata.name"));
     }
 
-    #[test]
-    fn one_host_port_twice_is_refused_but_not_on_two_addresses() {
-        let mut config = pod("web");
-        let port = |host_ip: Option<&str>| PortMapping {
+    fn port(host_ip: Option<&str>) -> PortMapping {
+        PortMapping {
             protocol: Protocol::Tcp,
             container_port: 80,
             host_port: 8080,
             host_ip: host_ip.map(|ip| ip.parse().unwrap()),
-        };
+        }
+    }
+
+    #[test]
+    fn one_host_port_twice_is_refused_but_not_on_two_addresses() {
+        let mut config = pod("web");
         config.port_mappings = vec![port(Some("127.0.0.1")), port(Some("127.0.0.2"))];
         assert!(config.validate().is_ok());
         config.port_mappings.push(port(Some("127.0.0.1")));
@@ -286,6 +307,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_pod_that_joins_a_network_sets_nothing_of_it() {
+        let joining = PodConfig { network: NetworkMode::Joined(PodId::random()), ..pod("web") };
+        assert!(joining.validate().is_ok());
+        let published = PodConfig { port_mappings: vec![port(None)], ..joining.clone() };
+        let refused = published.validate().unwrap_err().to_string();
+        assert!(refused.starts_with("port_mappings: the pod joins"), "{refused}");
+        let sysctls = BTreeMap::from([("net.core.somaxconn".to_owned(), "1".to_owned())]);
+        let refused = PodConfig { sysctls, ..joining }.validate().unwrap_err().to_string();
+        assert!(refused.contains("no network namespace of its own"), "{refused}");
+    }
+
+    #[test]
     fn a_long_pod_name_becomes_a_legal_hostname() {
         let mut config = pod(&format!("{}-{}", "x".repeat(62), "tail"));
         assert_eq!(config.own_hostname().unwrap(), "x".repeat(62));
@@ -293,7 +326,7 @@ pub(crate) mod tests {
         assert_eq!(config.own_hostname().unwrap(), "\u{8c46}".repeat(21));
         config.name = "---".to_owned();
         assert_eq!(config.own_hostname().unwrap(), "pod");
-        config.network = NamespaceMode::Host;
+        config.network = NetworkMode::Host;
         assert_eq!(config.own_hostname(), None);
     }
 }

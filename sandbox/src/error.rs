@@ -11,6 +11,7 @@ use crisp_operation::{Busy, Failure, Interrupted, StatusError};
 use crate::config::{InvalidPod, PodKey};
 use crate::link::LinkError;
 use crate::network::NetworkError;
+use crate::pod::NotReady;
 use crate::pod::state::{PodState, Refusal};
 use crate::spawn::SpawnError;
 use crate::systemd::SystemdError;
@@ -28,6 +29,10 @@ pub enum PodError {
     /// The remains of an earlier try to make the pod could not be removed.
     #[error("pod {key}: an earlier try left {id}, which cannot be cleared away: {error}")]
     LeftOver { key: PodKey, id: PodId, error: Box<PodError> },
+    #[error("namespace_options.target_id: there is no pod {id} whose network could be joined")]
+    NoPodToJoin { id: PodId },
+    #[error("namespace_options.target_id: the network to join: {0}")]
+    PodToJoin(#[source] NotReady),
     /// A stage failed; the failure also has the undo steps that failed.
     #[error(transparent)]
     Failed(Box<Failure<PodCause>>),

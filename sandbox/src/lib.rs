@@ -47,7 +47,7 @@ mod top_cgroup;
 
 pub use config::{Dns, InvalidPod, PodConfig, PodKey, PortMapping, Protocol};
 pub use error::{PodCause, PodError, Shared, StageFailure};
-pub use namespace::{NamespaceMode, PidMode};
+pub use namespace::{NamespaceMode, NetworkMode, PidMode};
 pub use ops::network_connect::ConnectError;
 pub use pod::cgroups::CgroupDriver;
 pub use pod::files::PodFiles;

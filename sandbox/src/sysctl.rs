@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crisp_executor::user_namespace::IdMappings;
 
-use crate::namespace::NamespaceMode;
+use crate::namespace::{NamespaceMode, NetworkMode};
 
 /// The reason why a sysctl is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub enum InvalidSysctl {
         "{name} belongs to the host, not to a pod: only kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* and net.* can be set"
     )]
     NotNamespaced { name: String },
-    #[error("{name} cannot be set: the pod uses the host's {namespace} namespace")]
-    HostNamespace { name: String, namespace: &'static str },
+    #[error("{name} cannot be set: the pod has no {namespace} namespace of its own")]
+    NoNamespace { name: String, namespace: &'static str },
 }
 
 /// Default sysctls of a pod with its own network: low ports and ICMP sockets need no capability inside the
@@ -47,7 +47,7 @@ pub fn network_defaults(user: Option<&IdMappings>) -> [(&'static str, String); 2
 /// The first sysctl that is refused.
 pub fn validate(
     sysctls: &BTreeMap<String, String>,
-    network: NamespaceMode,
+    network: &NetworkMode,
     ipc: NamespaceMode,
 ) -> Result<(), InvalidSysctl> {
     for (name, value) in sysctls {
@@ -57,13 +57,13 @@ pub fn validate(
         if value.contains(['\n', '\r', '\0']) {
             return Err(InvalidSysctl::Value { name: name.clone() });
         }
-        let (mode, namespace) = match namespace_of(name) {
-            Some("network") => (network, "network"),
-            Some(namespace) => (ipc, namespace),
+        let (is_own, namespace) = match namespace_of(name) {
+            Some("network") => (*network == NetworkMode::Pod, "network"),
+            Some(namespace) => (ipc == NamespaceMode::Pod, namespace),
             None => return Err(InvalidSysctl::NotNamespaced { name: name.clone() }),
         };
-        if mode == NamespaceMode::Host {
-            return Err(InvalidSysctl::HostNamespace { name: name.clone(), namespace });
+        if !is_own {
+            return Err(InvalidSysctl::NoNamespace { name: name.clone(), namespace });
         }
     }
     Ok(())
@@ -106,7 +106,7 @@ fn namespace_of(name: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn check(name: &str, value: &str, network: NamespaceMode) -> Result<(), InvalidSysctl> {
+    fn check(name: &str, value: &str, network: &NetworkMode) -> Result<(), InvalidSysctl> {
         validate(&BTreeMap::from([(name.to_owned(), value.to_owned())]), network, NamespaceMode::Pod)
     }
 
@@ -116,7 +116,7 @@ mod tests {
             ["kernel.core_pattern", "vm.swappiness", "kernel.hostname", "fs.file-max", "kernel.shm_next_id"]
         {
             assert!(
-                matches!(check(name, "1", NamespaceMode::Pod), Err(InvalidSysctl::NotNamespaced { .. })),
+                matches!(check(name, "1", &NetworkMode::Pod), Err(InvalidSysctl::NotNamespaced { .. })),
                 "{name}"
             );
         }
@@ -138,21 +138,18 @@ mod tests {
     #[test]
     fn smuggling_is_refused() {
         for name in ["net..x", "net/../kernel/core_pattern", "net.ipv4+kernel.core_pattern", ""] {
-            assert!(
-                matches!(check(name, "1", NamespaceMode::Pod), Err(InvalidSysctl::Name { .. })),
-                "{name}"
-            );
+            assert!(matches!(check(name, "1", &NetworkMode::Pod), Err(InvalidSysctl::Name { .. })), "{name}");
         }
         assert!(matches!(
-            check("net.core.somaxconn", "1\nkernel.core_pattern=x", NamespaceMode::Pod),
+            check("net.core.somaxconn", "1\nkernel.core_pattern=x", &NetworkMode::Pod),
             Err(InvalidSysctl::Value { .. })
         ));
     }
 
     #[test]
     fn a_namespaced_one_needs_the_namespace() {
-        assert!(check("net.core.somaxconn", "1024", NamespaceMode::Pod).is_ok());
-        assert!(check("net.core.somaxconn", "1024", NamespaceMode::Host).is_err());
+        assert!(check("net.core.somaxconn", "1024", &NetworkMode::Pod).is_ok());
+        assert!(check("net.core.somaxconn", "1024", &NetworkMode::Host).is_err());
         assert_eq!(path("net/ipv4/conf/eth0.100/forwarding"), "net/ipv4/conf/eth0.100/forwarding");
     }
 }

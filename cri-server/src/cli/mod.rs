@@ -49,6 +49,7 @@ mod kill;
 pub mod login;
 mod logs;
 mod network;
+mod network_create;
 mod network_list;
 mod pause;
 mod pods;

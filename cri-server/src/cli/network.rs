@@ -4,13 +4,13 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use crisp_proto::crisp::v1::{
-    ConnectNetworkRequest, CreateNetworkRequest, DisconnectNetworkRequest, PruneNetworksRequest,
-    RemoveNetworkRequest,
+    ConnectNetworkRequest, DisconnectNetworkRequest, PruneNetworksRequest, RemoveNetworkRequest,
 };
 
 use super::Client;
 use super::client::refused;
 use super::names::Names;
+use super::network_create::Create;
 use super::network_list::{Inspect, Ls};
 use super::prune::Confirmation;
 use crate::print;
@@ -34,32 +34,6 @@ enum Command {
     Prune(Prune),
     Connect(Connect),
     Disconnect(Disconnect),
-}
-
-/// Make a network: its own bridge, isolated from other networks
-#[derive(Debug, clap::Args)]
-struct Create {
-    /// A letter or digit, then letters, digits, '.', '_' and '-'
-    name: String,
-    /// Address pool in CIDR form, one for IPv4 and one for IPv6 at most [default: free ones]
-    #[arg(long = "subnet", value_name = "CIDR")]
-    subnets: Vec<String>,
-    /// Do not assign IPv6 addresses
-    #[arg(long)]
-    no_ipv6: bool,
-    /// MTU of the pods' interfaces [default: that of the route out, at most 1500]
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
-    mtu: u32,
-    /// No route to the outside, and no published ports
-    #[arg(long)]
-    internal: bool,
-    /// Destinations that pods reach with their own address, because these have a route back to the pods; repeat
-    /// it or put commas between
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    masquerade_except: Vec<String>,
-    /// Block traffic between pods of the network; with br_netfilter, published ports are blocked too
-    #[arg(long)]
-    no_icc: bool,
 }
 
 /// Remove networks that have no pods
@@ -115,24 +89,6 @@ impl Network {
             Command::Connect(connect) => connect.run(client).await,
             Command::Disconnect(disconnect) => disconnect.run(client).await,
         }
-    }
-}
-
-impl Create {
-    async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
-        let Self { name, subnets, no_ipv6, mtu, internal, masquerade_except, no_icc } = self;
-        let request = CreateNetworkRequest {
-            name: name.clone(),
-            subnets,
-            no_ipv6,
-            mtu,
-            internal,
-            no_icc,
-            masquerade_except,
-        };
-        client.networks.create_network(request).await.map_err(refused)?;
-        writeln!(std::io::stdout(), "{name}")?;
-        Ok(ExitCode::SUCCESS)
     }
 }
 

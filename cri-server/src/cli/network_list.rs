@@ -15,7 +15,7 @@ use super::{Client, json};
 use crate::table::Table;
 use crate::time::shown;
 
-const FILTERS: [&str; 4] = ["name", "driver", "type", "dangling"];
+const FILTERS: [&str; 5] = ["name", "driver", "type", "dangling", "label"];
 /// Values of --network that are not a network of the server, with docker's names of their drivers.
 const WITHOUT_NETWORK: [(&str, &str); 2] = [("host", "host"), ("none", "null")];
 
@@ -121,6 +121,7 @@ fn is_meant(filters: &Filters, network: &Network) -> bool {
     filters.any("name", |wanted| name_matches(&network.name, wanted))
         && filters.any("driver", |wanted| wanted == driver(network))
         && filters.any("type", |wanted| (wanted == "custom") == is_custom(network))
+        && filters.labels(|key| network.labels.get(key))
         && filters.any("dangling", |wanted| (wanted == "true") == is_dangling)
 }
 
@@ -136,6 +137,7 @@ fn row(network: &Network) -> Value {
         "Subnets": network.subnets,
         "Pods": network.members.len(),
         "Options": options(network),
+        "Labels": network.labels,
         "Bridge": network.bridge,
         "File": network.file,
     })
@@ -165,12 +167,16 @@ fn table(networks: &[&Network]) -> Table {
 fn options(network: &Network) -> String {
     let mtu = format!("mtu={}", network.mtu);
     let except = format!("masquerade-except={}", network.masquerade_except.join("+"));
+    let gateway = format!("gateway={}", network.gateway);
+    let range = format!("ip-range={}", network.ip_range);
     let options = [
         (network.is_first, "first"),
         (network.internal, "internal"),
         (network.no_icc, "no-icc"),
         (network.mtu != 0, mtu.as_str()),
         (!network.masquerade_except.is_empty(), except.as_str()),
+        (!network.gateway.is_empty(), gateway.as_str()),
+        (!network.ip_range.is_empty(), range.as_str()),
     ];
     let set: Vec<&str> = options.into_iter().filter(|(set, _)| *set).map(|(_, option)| option).collect();
     set.join(",")

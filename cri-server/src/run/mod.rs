@@ -47,6 +47,7 @@ pub mod manifest;
 mod output;
 mod pod_end;
 mod pod_fields;
+mod pod_join;
 mod pod_remove;
 mod pod_run;
 mod pod_start;

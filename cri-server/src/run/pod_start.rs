@@ -11,6 +11,7 @@ use tonic::{Request, Status};
 
 use super::cri::{PodIdentity, hosts_file, pod_config};
 use super::manifest::Pod;
+use super::pod_join::joining;
 use super::pod_remove::stop_and_remove;
 use super::stop_request::{StopRequest, StopRequests};
 use crate::server::{Server, layout};
@@ -65,7 +66,7 @@ pub async fn start(
 ) -> Result<Sandbox, Status> {
     let mut identity = PodIdentity { uid, attempt: 0, log_directory: logs };
     let id = match found {
-        Found::Nothing => run(server, &pod_config(pod, &identity), stop).await?,
+        Found::Nothing => run(server, joining(server, pod, pod_config(pod, &identity)).await?, stop).await?,
         Found::Ready(id) | Found::Silent(id) => {
             identity.attempt = attempt_of(server, &id);
             id
@@ -73,7 +74,7 @@ pub async fn start(
         Found::Ended(id) => {
             identity.attempt = attempt_of(server, &id) + 1;
             stop_and_remove(server, &id).await.map_err(|error| Status::internal(format!("{error:#}")))?;
-            run(server, &pod_config(pod, &identity), stop).await?
+            run(server, joining(server, pod, pod_config(pod, &identity)).await?, stop).await?
         }
     };
     let addresses = server.pods.find(&id).map(|pod| pod.status().ips.clone()).unwrap_or_default();
@@ -85,7 +86,7 @@ fn attempt_of(server: &Server, id: &str) -> u32 {
 }
 
 /// A stop request ends the start and waits until it has been undone.
-async fn run(server: &Server, sandbox: &PodSandboxConfig, stop: &StopRequests) -> Result<String, Status> {
+async fn run(server: &Server, sandbox: PodSandboxConfig, stop: &StopRequests) -> Result<String, Status> {
     let request = RunPodSandboxRequest { config: Some(sandbox.clone()), runtime_handler: String::new() };
     let mut started = server.runtime.run_pod_sandbox(Request::new(request));
     let reply = tokio::select! {

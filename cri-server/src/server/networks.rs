@@ -1,5 +1,6 @@
 //! The service for named networks.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use crisp_proto::crisp::v1::networks_server::Networks as Service;
@@ -8,7 +9,9 @@ use crisp_proto::crisp::v1::{
     DisconnectNetworkRequest, DisconnectNetworkResponse, ListNetworksRequest, ListNetworksResponse, Network,
     NetworkMember, PruneNetworksRequest, PruneNetworksResponse, RemoveNetworkRequest, RemoveNetworkResponse,
 };
-use crisp_sandbox::network::{Attachment, Connection, Exclusions, ManageError, NetworkInfo, NewNetwork};
+use crisp_sandbox::network::{
+    Addresses, Attachment, Connection, Exclusions, ManageError, NetworkInfo, NewNetwork,
+};
 use crisp_sandbox::{ConnectError, Pod, Pods};
 use tonic::{Code, Request, Response, Status};
 
@@ -81,7 +84,10 @@ impl NetworksService {
 }
 
 fn new_network(request: CreateNetworkRequest) -> Result<NewNetwork, Status> {
-    let CreateNetworkRequest { name, subnets, no_ipv6, mtu, internal, no_icc, masquerade_except } = request;
+    let addresses = addresses(&request)?;
+    let CreateNetworkRequest {
+        name, subnets, no_ipv6, mtu, internal, no_icc, masquerade_except, labels, ..
+    } = request;
     let subnet = |text: &String| {
         let invalid = || format!("subnet: {text:?} is not a network: expected one like 10.1.2.0/24");
         text.parse().map_err(|_| Status::invalid_argument(invalid()))
@@ -90,7 +96,30 @@ fn new_network(request: CreateNetworkRequest) -> Result<NewNetwork, Status> {
     let mtu = (mtu != 0).then_some(mtu);
     let masquerade_except = Exclusions::parse(masquerade_except.iter().map(String::as_str))
         .map_err(|why| Status::invalid_argument(format!("masquerade_except: {why}")))?;
-    Ok(NewNetwork { name, subnets, ipv6: !no_ipv6, mtu, internal, icc: !no_icc, masquerade_except })
+    let (ipv6, icc) = (!no_ipv6, !no_icc);
+    Ok(NewNetwork { name, subnets, ipv6, mtu, internal, icc, masquerade_except, addresses, labels })
+}
+
+fn addresses(request: &CreateNetworkRequest) -> Result<Addresses, Status> {
+    Ok(Addresses {
+        gateway: optional("gateway", &request.gateway)?,
+        range: optional("ip_range", &request.ip_range)?,
+        reserved: request
+            .aux_addresses
+            .iter()
+            .map(|text| parsed("aux_addresses", text))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn optional<T: FromStr>(field: &str, text: &str) -> Result<Option<T>, Status> {
+    if text.is_empty() { Ok(None) } else { parsed(field, text).map(Some) }
+}
+
+fn parsed<T: FromStr>(field: &str, text: &str) -> Result<T, Status> {
+    text.parse().map_err(|_| {
+        Status::invalid_argument(format!("{field}: {text:?} is not one for IPv4, as 10.1.2.7 or 10.1.2.0/28"))
+    })
 }
 
 fn to_proto(network: NetworkInfo) -> Network {
@@ -114,6 +143,10 @@ fn to_proto(network: NetworkInfo) -> Network {
         created_at: network.created_at,
         members: network.members.into_iter().map(member).collect(),
         masquerade_except: network.masquerade_except.networks().iter().map(ToString::to_string).collect(),
+        gateway: network.addresses.gateway.map(|ip| ip.to_string()).unwrap_or_default(),
+        ip_range: network.addresses.range.map(|range| range.to_string()).unwrap_or_default(),
+        aux_addresses: network.addresses.reserved.iter().map(ToString::to_string).collect(),
+        labels: network.labels,
     }
 }
 

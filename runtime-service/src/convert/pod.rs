@@ -1,10 +1,13 @@
 //! Converts RunPodSandboxRequest to [`PodConfig`].
 
 use crisp_executor::cgroup::CgroupPath;
+use crisp_executor::ids::PodId;
 use crisp_executor::user_namespace::IdMappings;
 use crisp_proto::runtime::v1 as proto;
 use crisp_sandbox::systemd::{is_slice, slice_path};
-use crisp_sandbox::{CgroupDriver, Dns, NamespaceMode, PidMode, PodConfig, PortMapping, Protocol};
+use crisp_sandbox::{
+    CgroupDriver, Dns, NamespaceMode, NetworkMode, PidMode, PodConfig, PortMapping, Protocol,
+};
 
 use super::{
     ConvertError, absolute, invalid, not_empty, required, selinux, texts, unsupported, user_namespace,
@@ -13,6 +16,7 @@ use crate::container::config::UserNamespaceRequest;
 
 /// The name of this server's runtime handler. Clients may also leave the name empty.
 pub const HANDLER: &str = "crisp";
+const NAMESPACES: &str = "config.linux.security_context.namespace_options";
 
 /// # Errors
 /// [`ConvertError`] naming the field.
@@ -48,8 +52,8 @@ pub fn request(
         labels: texts("config.labels", config.labels)?,
         annotations: texts("config.annotations", config.annotations)?,
         cgroup_parent: cgroup_parent(&linux.cgroup_parent, driver)?,
-        network: shared_or_host("network", options.network)?,
-        ipc: shared_or_host("ipc", options.ipc)?,
+        network: network(&options)?,
+        ipc: ipc(options.ipc)?,
         pid: pid(options.pid)?,
         user: user_namespace(&options)?,
         sysctls: linux.sysctls,
@@ -64,8 +68,8 @@ fn refuse_unsupported(
 ) -> Result<(), ConvertError> {
     let at = |name: &str| format!("config.linux.security_context.{name}");
     selinux::check_options(&at("selinux_options"), security.selinux_options.as_ref())?;
-    if !options.target_id.is_empty() {
-        return Err(invalid(at("namespace_options.target_id"), "a pod has no target container"));
+    if !options.target_id.is_empty() && options.network() != proto::NamespaceMode::Target {
+        return Err(invalid(at("namespace_options.target_id"), "given, though network is not TARGET"));
     }
     // The other fields (run_as_user, seccomp, ...) are about a pause process: see the list in mod.rs.
     Ok(())
@@ -104,8 +108,25 @@ fn port(at: &str, mapping: proto::PortMapping) -> Result<PortMapping, ConvertErr
     })
 }
 
-fn shared_or_host(name: &str, mode: i32) -> Result<NamespaceMode, ConvertError> {
-    let field = format!("config.linux.security_context.namespace_options.{name}");
+/// With TARGET the target is a pod, or one of its containers.
+fn network(options: &proto::NamespaceOption) -> Result<NetworkMode, ConvertError> {
+    let field = format!("{NAMESPACES}.network");
+    match proto::NamespaceMode::try_from(options.network) {
+        Ok(proto::NamespaceMode::Pod) => Ok(NetworkMode::Pod),
+        Ok(proto::NamespaceMode::Node) => Ok(NetworkMode::Host),
+        Ok(proto::NamespaceMode::Target) => match PodId::parse(&options.target_id) {
+            Ok(target) => Ok(NetworkMode::Joined(target)),
+            Err(error) => Err(invalid(format!("{NAMESPACES}.target_id"), error.to_string())),
+        },
+        Ok(proto::NamespaceMode::Container) => {
+            Err(invalid(field, "CONTAINER cannot be used for a pod: use POD, NODE or TARGET"))
+        }
+        Err(_) => Err(unknown(&field, options.network)),
+    }
+}
+
+fn ipc(mode: i32) -> Result<NamespaceMode, ConvertError> {
+    let field = format!("{NAMESPACES}.ipc");
     match proto::NamespaceMode::try_from(mode) {
         Ok(proto::NamespaceMode::Pod) => Ok(NamespaceMode::Pod),
         Ok(proto::NamespaceMode::Node) => Ok(NamespaceMode::Host),
@@ -117,7 +138,7 @@ fn shared_or_host(name: &str, mode: i32) -> Result<NamespaceMode, ConvertError> 
 }
 
 fn pid(mode: i32) -> Result<PidMode, ConvertError> {
-    let field = "config.linux.security_context.namespace_options.pid";
+    let field = &format!("{NAMESPACES}.pid");
     match proto::NamespaceMode::try_from(mode) {
         Ok(proto::NamespaceMode::Pod) => Ok(PidMode::Pod),
         Ok(proto::NamespaceMode::Container) => Ok(PidMode::Container),
@@ -130,8 +151,8 @@ fn pid(mode: i32) -> Result<PidMode, ConvertError> {
 }
 
 fn user_namespace(options: &proto::NamespaceOption) -> Result<Option<IdMappings>, ConvertError> {
-    let field = "config.linux.security_context.namespace_options.userns_options";
-    Ok(match user_namespace::request(field, options.userns_options.as_ref())? {
+    let field = format!("{NAMESPACES}.userns_options");
+    Ok(match user_namespace::request(&field, options.userns_options.as_ref())? {
         UserNamespaceRequest::OfPod | UserNamespaceRequest::Host => None,
         UserNamespaceRequest::Own(mappings) => Some(mappings),
     })
@@ -194,7 +215,7 @@ pub(crate) mod tests {
     fn a_minimal_pod_shares_everything() {
         let pod = request(minimal(), CgroupDriver::Cgroupfs).unwrap();
         assert_eq!((pod.name.as_str(), pod.attempt), ("web", 2));
-        assert_eq!((pod.network, pod.pid), (NamespaceMode::Pod, PidMode::Pod));
+        assert_eq!((pod.network, pod.pid), (NetworkMode::Pod, PidMode::Pod));
         assert_eq!(pod.cgroup_parent, None);
     }
 
@@ -240,6 +261,32 @@ pub(crate) mod tests {
         ];
         for (message, expected) in cases {
             assert!(message.starts_with(expected), "{message}");
+        }
+    }
+
+    fn with_options(options: proto::NamespaceOption) -> Result<NetworkMode, String> {
+        let mut message = minimal();
+        let linux = message.config.as_mut().unwrap().linux.get_or_insert_default();
+        linux.security_context.get_or_insert_default().namespace_options = Some(options);
+        request(message, CgroupDriver::Cgroupfs).map(|pod| pod.network).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_pod_joins_the_network_of_its_target() {
+        let id = PodId::random();
+        let joins = |target_id: &str, network: proto::NamespaceMode| {
+            let options = proto::NamespaceOption { target_id: target_id.into(), ..Default::default() };
+            with_options(proto::NamespaceOption { network: network.into(), ..options })
+        };
+        let joined = joins(id.as_str(), proto::NamespaceMode::Target);
+        assert_eq!(joined, Ok(NetworkMode::Joined(id.clone())));
+        for (target, mode) in [
+            ("", proto::NamespaceMode::Target),
+            ("../x", proto::NamespaceMode::Target),
+            (id.as_str(), proto::NamespaceMode::Pod),
+        ] {
+            let error = joins(target, mode).unwrap_err();
+            assert!(error.starts_with(&format!("{NAMESPACES}.target_id: ")), "{error}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crisp_proto::runtime::v1 as proto;
-use crisp_sandbox::{NamespaceMode, PidMode, Pod, PodState, PodStatus};
+use crisp_sandbox::{NamespaceMode, NetworkMode, PidMode, Pod, PodState, PodStatus};
 
 use super::{image, resources, signal, user_namespace};
 use crate::container::config::{Mount, Propagation};
@@ -221,7 +221,12 @@ pub fn pod_status(pod: &Pod, status: &PodStatus) -> proto::PodSandboxStatus {
         ip: ips.next().unwrap_or_default(),
         additional_ips: ips.map(|ip| proto::PodIp { ip }).collect(),
     };
-    let shared = |mode| match mode {
+    let (network_mode, target_id) = match &pod.config.network {
+        NetworkMode::Pod => (proto::NamespaceMode::Pod, String::new()),
+        NetworkMode::Host => (proto::NamespaceMode::Node, String::new()),
+        NetworkMode::Joined(other) => (proto::NamespaceMode::Target, other.to_string()),
+    };
+    let ipc = match pod.config.ipc {
         NamespaceMode::Pod => proto::NamespaceMode::Pod,
         NamespaceMode::Host => proto::NamespaceMode::Node,
     };
@@ -239,11 +244,11 @@ pub fn pod_status(pod: &Pod, status: &PodStatus) -> proto::PodSandboxStatus {
         },
     };
     let options = proto::NamespaceOption {
-        network: shared(pod.config.network).into(),
-        ipc: shared(pod.config.ipc).into(),
+        network: network_mode.into(),
+        ipc: ipc.into(),
         pid: pid.into(),
+        target_id,
         userns_options: Some(user),
-        ..Default::default()
     };
     proto::PodSandboxStatus {
         id: pod.id.to_string(),

@@ -19,7 +19,7 @@ use crisp_executor::user_namespace::IdMappings;
 use crisp_image_service::store::Image;
 use crisp_operation::clock;
 use crisp_operation::record;
-use crisp_sandbox::{NamespaceMode, Pod};
+use crisp_sandbox::{NamespaceMode, NetworkMode, Pod};
 use oci_spec::image;
 use rustix::fs::{Mode, chmod};
 
@@ -102,11 +102,11 @@ fn check(config: &ContainerConfig, pod: &Pod) -> Result<(), ConvertError> {
     if config.security.privileged && !pod.config.privileged {
         return Err(convert::invalid(field("privileged"), "true, but its pod is not privileged"));
     }
-    for (name, requested, of_pod) in [
-        ("network", config.security.host_network, pod.config.network),
-        ("ipc", config.security.host_ipc, pod.config.ipc),
+    for (name, requested, is_host) in [
+        ("network", config.security.host_network, pod.config.network == NetworkMode::Host),
+        ("ipc", config.security.host_ipc, pod.config.ipc == NamespaceMode::Host),
     ] {
-        if requested && of_pod != NamespaceMode::Host {
+        if requested && !is_host {
             return Err(convert::invalid(
                 field(&format!("namespace_options.{name}")),
                 "NODE, but the pod has a namespace of its own, which its containers share",

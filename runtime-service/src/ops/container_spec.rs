@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use crisp_executor::ids::ContainerId;
 use crisp_executor::plan::PidNamespace;
 use crisp_operation::record::{self, Durability};
-use crisp_sandbox::{NamespaceMode, Pod};
+use crisp_sandbox::{NamespaceMode, NetworkMode, Pod};
 use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 
 use crate::cause::Cause;
@@ -158,7 +158,7 @@ fn pod_inputs(service: &ServiceState, metadata: &ContainerMetadata, pod: &Pod) -
     Ok(PodInputs {
         hostname: pod.config.own_hostname().unwrap_or_else(|| service.host.hostname.clone()),
         files: [files.hosts, files.resolv_conf, files.hostname].into_iter().zip(POD_FILES).collect(),
-        host_network: pod.config.network == NamespaceMode::Host,
+        host_network: pod.config.network == NetworkMode::Host,
         host_ipc: pod.config.ipc == NamespaceMode::Host,
         user: pod.config.user.clone(),
         monitor_pid: pod.status().monitor_pid.unwrap_or_default(),

@@ -11,7 +11,7 @@ use crisp_proto::runtime::v1::{
     StreamPodSandboxesRequest, StreamPodSandboxesResponse, UpdatePodSandboxResourcesRequest,
     UpdatePodSandboxResourcesResponse,
 };
-use crisp_sandbox::{FindError, Pod};
+use crisp_sandbox::{FindError, NetworkMode, Pod};
 use serde_json::json;
 
 use super::messages::{MessageStream, in_messages};
@@ -39,7 +39,12 @@ pub(super) async fn run_pod_sandbox(
 }
 
 async fn run(service: &ServiceState, request: RunPodSandboxRequest) -> Result<String, RuntimeError> {
-    let config = convert::pod::request(request, service.pods.cgroup_driver())?;
+    let mut config = convert::pod::request(request, service.pods.cgroup_driver())?;
+    if let NetworkMode::Joined(target) = &mut config.network
+        && let Ok(container) = service.container(target.as_str())
+    {
+        *target = container.metadata.pod.clone();
+    }
     if config.user.is_some() {
         require_user_namespaces(service).await?;
     }

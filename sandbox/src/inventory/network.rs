@@ -3,7 +3,7 @@
 use crisp_executor::ids::PodId;
 
 use super::{Leftover, Orphan, Owner, Owners, Proof, Thing};
-use crate::namespace::NamespaceMode;
+use crate::namespace::NetworkMode;
 use crate::network::{NetworkReport, NetworkThing, Standing, may_be_of};
 
 pub(super) fn list(owners: &Owners<'_>) -> Vec<Thing> {
@@ -56,5 +56,5 @@ fn unrecorded(owners: &Owners<'_>, name: &str, is_on_bridge: bool, may_be_lost: 
 
 fn has_pod_with_network(owners: &Owners<'_>) -> bool {
     let pods = owners.service.table.list();
-    pods.iter().any(|pod| pod.config.network == NamespaceMode::Pod && !pod.status().state.is_torn_down())
+    pods.iter().any(|pod| pod.config.network == NetworkMode::Pod && !pod.status().state.is_torn_down())
 }

@@ -232,6 +232,7 @@ fn open_request() -> OpenPod {
     OpenPod {
         hostname: None,
         network: false,
+        joined_network: None,
         ipc: true,
         shared_pid: false,
         sysctls: vec![],

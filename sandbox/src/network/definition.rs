@@ -1,5 +1,6 @@
 //! The definitions of named built-in networks on disk.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::file;
 use super::pools::Pools;
-use super::{Exclusions, NetworkError};
+use super::{Addresses, Exclusions, NetworkError};
 
 /// The definition of a network. It does not change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,10 @@ pub(super) struct Definition {
     pub icc: bool,
     #[serde(default, skip_serializing_if = "Exclusions::is_empty")]
     pub masquerade_except: Exclusions,
+    #[serde(default, skip_serializing_if = "Addresses::is_default")]
+    pub addresses: Addresses,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Nanoseconds since 1970.
     pub created_at: i64,
 }
@@ -88,7 +93,7 @@ mod tests {
     fn definitions_come_back_and_damaged_ones_are_set_aside() {
         let folder = tempfile::tempdir().unwrap();
         let definitions = Definitions::open(folder.path().join("networks")).unwrap();
-        let pools = Pools { v4: "10.1.0.0/24".parse().unwrap(), v6: None };
+        let pools = Pools { v4: "10.1.0.0/24".parse().unwrap(), v6: None, gateway: None };
         let lan = Definition {
             name: "lan".to_owned(),
             bridge: "cr-lan".to_owned(),
@@ -97,6 +102,8 @@ mod tests {
             internal: true,
             icc: false,
             masquerade_except: "10.2.0.0/16".parse().unwrap(),
+            addresses: Addresses { range: Some("10.1.0.128/25".parse().unwrap()), ..Addresses::default() },
+            labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
             created_at: 7,
         };
         definitions.write(&lan).unwrap();

@@ -23,6 +23,7 @@
 //! - [`PodNetlink`]: also reads the pod's interface counters ([`InterfaceCounters`]).
 //! - [`PodCidrs`]: the address pools that the built-in network may use.
 
+mod addresses;
 mod bandwidth;
 mod builtin;
 mod cni;
@@ -44,6 +45,7 @@ mod report;
 mod request;
 mod selection;
 
+pub use addresses::Addresses;
 pub(crate) use builtin::{LostPod, may_be_of};
 pub(crate) use cni::metrics::register as register_metrics;
 #[cfg(feature = "fuzz")]

@@ -7,6 +7,7 @@ pub(crate) mod monitor_start;
 pub(crate) mod network_collect;
 pub(crate) mod network_connect;
 pub(crate) mod network_upkeep;
+pub(crate) mod pod_joined;
 pub(crate) mod pod_recover;
 pub(crate) mod pod_remove;
 pub(crate) mod pod_run;

@@ -17,11 +17,13 @@ use crisp_metrics::trace;
 use crisp_operation::record::private_folder;
 use crisp_operation::{Interrupted, Steps};
 
+use super::pod_joined;
 use crate::config::PodConfig;
 use crate::error::{PodCause, StageFailure};
 use crate::link::{MonitorLink, OpenPod, PodNetwork};
-use crate::namespace::{NamespaceMode, PidMode};
+use crate::namespace::{NamespaceMode, NetworkMode, PidMode};
 use crate::pod::Pod;
+use crate::pod::files::PodFiles;
 use crate::service_state::ServiceState;
 use crate::spawn::{self, Reaper, SpawnError, Spawning};
 use crate::sysctl;
@@ -56,7 +58,7 @@ pub(super) fn start(
     let (mut cgroup, spawning) = steps.step("cgroup", || create_cgroup(service, pod))?;
     let (pid, reaper) = steps.step("monitor", || Ok(spawning?.finish(&mut cgroup)?))?;
     let mut names = Ok(());
-    let open = || open_pod(service, pod, pid, cgroup, || names = write_names(pod), steps);
+    let open = || open_pod(service, pod, pid, cgroup, || names = write_names(service, pod), steps);
     let (link, network) = steps.step_within("open", MONITOR, open)?;
     Ok(Started { link, pid, network, names, _reaper: reaper })
 }
@@ -68,7 +70,7 @@ pub(super) fn start_files(
     steps: &Steps<PodCause>,
 ) -> Result<(), StageFailure> {
     let config = &pod.config;
-    if config.network == NamespaceMode::Pod {
+    if config.network == NetworkMode::Pod {
         let name = format!("{}/{}", config.namespace, config.name);
         let reserve = || Ok(service.networks.reserve_ports(&pod.id, &name, &config.port_mappings)?);
         steps.step("host ports", reserve)?;
@@ -87,11 +89,12 @@ fn write_files(service: &ServiceState, pod: &Pod) -> Result<(), PodCause> {
 }
 
 /// Writes the files in /etc that contain no address of the pod.
-fn write_names(pod: &Pod) -> io::Result<()> {
-    pod.files().write_names(&pod.config)?;
-    match pod.config.network {
-        NamespaceMode::Host => pod.files().write_hosts(&pod.config, &[]),
-        NamespaceMode::Pod => Ok(()),
+fn write_names(service: &ServiceState, pod: &Pod) -> io::Result<()> {
+    let (files, config) = (pod.files(), &pod.config);
+    match &config.network {
+        NetworkMode::Pod => files.write_names(config),
+        NetworkMode::Host => files.write_names(config).and_then(|()| files.write_hosts(config, &[])),
+        NetworkMode::Joined(of) => files.copy_names(config, &PodFiles::of(&service.layout, of)),
     }
 }
 
@@ -122,7 +125,7 @@ fn create_v1_cgroups(service: &ServiceState, path: &CgroupPath) -> Result<Vec<Ow
 
 fn begin<'a>(service: &'a ServiceState, pod: &Pod, cgroup: &JoinFds) -> Begun<'a> {
     let folder = service.layout.pod_state(&pod.id);
-    let network = pod.config.network == NamespaceMode::Pod && pod.config.user.is_none();
+    let network = pod.config.network == NetworkMode::Pod && pod.config.user.is_none();
     spawn::begin(&service.monitor, &pod.id, &folder, cgroup, network)
 }
 
@@ -136,7 +139,7 @@ fn open_pod(
     steps: &Steps<PodCause>,
 ) -> Result<(MonitorLink, Option<PodNetwork>), PodCause> {
     let exits: OwnedFd = File::open(service.layout.exits(&pod.id))?.into();
-    let request = open_request(service, &pod.config, cgroup, exits);
+    let request = open_request(service, &pod.config, cgroup, exits)?;
     let socket = service.layout.socket(&pod.id);
     let _wait = steps.waits_for("the pod's monitor (open pod)");
     let begun = std::time::Instant::now();
@@ -154,9 +157,19 @@ fn open_pod(
     }
 }
 
-fn open_request(service: &ServiceState, config: &PodConfig, cgroup: JoinFds, exits: OwnedFd) -> OpenPod {
-    OpenPod {
-        network: config.network == NamespaceMode::Pod,
+fn open_request(
+    service: &ServiceState,
+    config: &PodConfig,
+    cgroup: JoinFds,
+    exits: OwnedFd,
+) -> Result<OpenPod, PodCause> {
+    let joined_network = match &config.network {
+        NetworkMode::Joined(other) => Some(pod_joined::network(service, other)?),
+        NetworkMode::Pod | NetworkMode::Host => None,
+    };
+    Ok(OpenPod {
+        network: config.network == NetworkMode::Pod,
+        joined_network,
         ipc: config.ipc == NamespaceMode::Pod,
         hostname: config.own_hostname(),
         shared_pid: config.pid == PidMode::Pod,
@@ -166,7 +179,7 @@ fn open_request(service: &ServiceState, config: &PodConfig, cgroup: JoinFds, exi
         cgroup_v2: cgroup.v2,
         cgroup_v1_tasks: cgroup.v1_tasks,
         user: config.user.clone(),
-    }
+    })
 }
 
 /// Paths and values: the requested ones, and on a network of the pod's own the defaults that they do not
@@ -174,7 +187,7 @@ fn open_request(service: &ServiceState, config: &PodConfig, cgroup: JoinFds, exi
 fn sysctls(service: &ServiceState, config: &PodConfig) -> Vec<(String, String)> {
     let requested = config.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let at_path = |(name, value): (&str, &str)| (sysctl::path(name), value.to_owned());
-    if config.network == NamespaceMode::Host {
+    if config.network != NetworkMode::Pod {
         return requested.map(at_path).collect();
     }
     let of_network = service.networks.pod_sysctls(&config.annotations);

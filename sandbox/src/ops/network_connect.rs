@@ -6,7 +6,7 @@ use crisp_operation::Cancel;
 
 use super::pod_run::attach_request;
 use crate::link::LinkError;
-use crate::namespace::NamespaceMode;
+use crate::namespace::NetworkMode;
 use crate::network::{Attachment, Connection, ManageError};
 use crate::pod::{NotReady, Pod};
 use crate::service_state::ServiceState;
@@ -32,7 +32,7 @@ pub(crate) async fn connect(
     connection: Connection,
 ) -> Result<Attachment, ConnectError> {
     let link = pod.ready_link()?;
-    if pod.config.network != NamespaceMode::Pod {
+    if pod.config.network != NetworkMode::Pod {
         let (network, pod) = (connection.network, pod.id.short().to_owned());
         return Err(
             ManageError::NotConnected { network, pod, why: "the pod has no network of its own" }.into()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::network_collect;
-use crate::namespace::NamespaceMode;
+use crate::namespace::NetworkMode;
 use crate::network::{LostPod, Networks, interfaces};
 use crate::pod::Pod;
 use crate::service_state::ServiceState;
@@ -52,7 +52,7 @@ fn every<F: Future<Output = ()> + Send>(
 /// Restores the network record of a pod of an earlier server if it was lost. Does nothing if the record
 /// exists or the interface is gone.
 pub(crate) fn adopt(service: &ServiceState, pod: &Pod) {
-    if pod.config.network == NamespaceMode::Host {
+    if pod.config.network != NetworkMode::Pod {
         return;
     }
     service.networks.adopt(LostPod {

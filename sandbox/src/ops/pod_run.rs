@@ -9,11 +9,11 @@ use crisp_executor::ids::PodId;
 use crisp_operation::{Cancel, Operation, Stage, Steps};
 
 use super::monitor_start::{self, FILES, MONITOR, Started};
-use super::{pod_remove, pod_watch, teardown};
+use super::{pod_joined, pod_remove, pod_watch, teardown};
 use crate::config::{InvalidPod, PodConfig};
 use crate::error::{PodCause, PodError, StageFailure};
 use crate::link::PodNetwork;
-use crate::namespace::{NamespaceMode, PidMode};
+use crate::namespace::{NetworkMode, PidMode};
 use crate::network::{AttachRequest, PodNetlink};
 use crate::pod::Pod;
 use crate::pod::cgroups::PodCgroups;
@@ -38,6 +38,7 @@ pub(crate) async fn run(
     if let Some(id) = existing(service, &config).await? {
         return Ok(id);
     }
+    let config = pod_joined::resolve(service, config)?;
     let (id, pid) = (PodId::random(), config.pid);
     PodCgroups::of(&id, config.cgroup_parent.as_ref(), service.cgroup_driver()).map_err(InvalidPod::from)?;
     let subject = format!("pod {id} ({}/{})", config.namespace, config.name);
@@ -118,8 +119,8 @@ async fn make_without_scope(
     time: Duration,
     operation: &Operation<PodCause>,
 ) -> Result<Started, StageFailure> {
-    let is_on_host = pod.config.network == NamespaceMode::Host;
-    let is_whole = is_on_host || service.networks.are_built_in(&pod.config.annotations);
+    let has_own = pod.config.network == NetworkMode::Pod;
+    let is_whole = !has_own || service.networks.are_built_in(&pod.config.annotations);
     let work = {
         let (service, pod) = (service.clone(), pod.clone());
         move |steps: &Steps<PodCause>| {
@@ -133,10 +134,10 @@ async fn make_without_scope(
             Ok(started)
         }
     };
-    let deadline = match (is_on_host, is_whole) {
-        (true, _) => MONITOR_STEPS + FILES,
-        (false, true) => MONITOR_STEPS + time + FILES,
-        (false, false) => MONITOR_STEPS,
+    let deadline = match (has_own, is_whole) {
+        (false, _) => MONITOR_STEPS + FILES,
+        (true, true) => MONITOR_STEPS + time + FILES,
+        (true, false) => MONITOR_STEPS,
     };
     let mut started = operation.blocking(deadline, work).await?;
     if is_whole {
@@ -157,7 +158,7 @@ fn commit(
     let names = std::mem::replace(&mut started.names, Ok(()));
     steps.step("commit", || {
         names?;
-        if pod.config.network == NamespaceMode::Pod {
+        if pod.config.network == NetworkMode::Pod {
             pod.files().write_hosts(&pod.config, ips)?;
         }
         let (resolver, given) = (service.networks.resolver(&pod.id), service.networks.given_dns(&pod.id));
@@ -272,7 +273,7 @@ async fn attach_in_stage(
     operation: &Operation<PodCause>,
 ) -> Result<Vec<IpAddr>, StageFailure> {
     let attach = |stage: Stage<PodCause>| async move {
-        let Some(network) = network else { return Ok(vec![]) };
+        let Some(network) = network else { return Ok(pod_joined::addresses(service, &pod.config)) };
         let request = attach_request(pod, network, stage.cancel().clone());
         let netlink = request.netlink.clone();
         let attachment = service.networks.attach(request).await?;
@@ -289,7 +290,7 @@ fn attach_here(
     network: Option<PodNetwork>,
     cancel: Cancel,
 ) -> Result<Vec<IpAddr>, PodCause> {
-    let Some(network) = network else { return Ok(vec![]) };
+    let Some(network) = network else { return Ok(pod_joined::addresses(service, &pod.config)) };
     let request = attach_request(pod, network, cancel);
     let netlink = request.netlink.clone();
     let attachment = service.networks.attach_here(request)?;

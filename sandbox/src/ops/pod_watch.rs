@@ -8,7 +8,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::monitor_probe::{Probe, probe};
 use crate::link::{Event, LinkError, MonitorLink};
-use crate::namespace::PidMode;
+use crate::namespace::{NetworkMode, PidMode};
 use crate::network::PodNetlink;
 use crate::pod::Pod;
 use crate::pod::state::PodStatus;
@@ -120,6 +120,8 @@ pub(crate) async fn reached(
 ) -> Option<MonitorLink> {
     let network = match pod.netlink() {
         Some(_) => None,
+        // Its counters are those of the other pod.
+        None if matches!(pod.config.network, NetworkMode::Joined(_)) => None,
         None => link.within(ANSWER[0]).network().await.ok(),
     };
     if !pod.status().state.may_run() {

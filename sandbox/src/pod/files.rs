@@ -10,9 +10,9 @@ use crisp_executor::ids::PodId;
 use crisp_operation::record::write_draft_file;
 
 use super::resolv_conf::{NetworkDns, resolv_conf};
-use crate::config::PodConfig;
+use crate::config::{Dns, PodConfig};
 use crate::layout::Layout;
-use crate::namespace::NamespaceMode;
+use crate::namespace::NetworkMode;
 
 /// The paths of the pod's own files, as sources of bind mounts.
 #[derive(Debug, Clone)]
@@ -38,10 +38,24 @@ impl PodFiles {
     /// # Errors
     /// A file could not be written.
     pub fn write_names(&self, config: &PodConfig) -> io::Result<()> {
-        write(&self.resolv_conf, &resolv_conf(&config.dns, config.network, &NetworkDns::default()))?;
+        write(&self.resolv_conf, &resolv_conf(&config.dns, &config.network, &NetworkDns::default()))?;
         let name =
             config.own_hostname().unwrap_or_else(|| read_host("/proc/sys/kernel/hostname").trim().to_owned());
         write(&self.hostname, &format!("{name}\n"))
+    }
+
+    /// Takes the names of the pod whose network is joined, in place of [`write_names`](Self::write_names): its
+    /// hosts, and its resolv.conf if there is no request for another.
+    ///
+    /// # Errors
+    /// A file could not be read or written.
+    pub fn copy_names(&self, config: &PodConfig, joined: &Self) -> io::Result<()> {
+        self.write_names(config)?;
+        write(&self.hosts, &read(&joined.hosts)?)?;
+        if config.dns == Dns::default() {
+            write(&self.resolv_conf, &read(&joined.resolv_conf)?)?;
+        }
+        Ok(())
     }
 
     /// Rewrites resolv.conf for a pod whose network resolves names, and that has no settings of its own.
@@ -49,7 +63,7 @@ impl PodFiles {
     /// # Errors
     /// A file could not be written.
     pub fn write_resolv_conf(&self, config: &PodConfig, dns: &NetworkDns) -> io::Result<()> {
-        write(&self.resolv_conf, &resolv_conf(&config.dns, config.network, dns))
+        write(&self.resolv_conf, &resolv_conf(&config.dns, &config.network, dns))
     }
 
     /// Writes hosts.
@@ -58,8 +72,8 @@ impl PodFiles {
     /// The file could not be written.
     pub fn write_hosts(&self, config: &PodConfig, addresses: &[IpAddr]) -> io::Result<()> {
         let text = match config.network {
-            NamespaceMode::Host => read_host("/etc/hosts"),
-            NamespaceMode::Pod => hosts(config.own_hostname().as_deref(), addresses),
+            NetworkMode::Host => read_host("/etc/hosts"),
+            NetworkMode::Pod | NetworkMode::Joined(_) => hosts(config.own_hostname().as_deref(), addresses),
         };
         write(&self.hosts, &text)
     }
@@ -68,6 +82,11 @@ impl PodFiles {
 /// Containers of any user read these files. No container sees the files before the pod is ready.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     write_draft_file(path, text.as_bytes(), 0o644)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    fs::read_to_string(path)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::config::Dns;
-use crate::namespace::NamespaceMode;
+use crate::namespace::NetworkMode;
 
 const HOST: &str = "/etc/resolv.conf";
 /// The upstream servers of the stub of systemd-resolved(8) at 127.0.0.53.
@@ -23,7 +23,7 @@ pub struct NetworkDns {
 
 /// The requested settings; without any, those in the result of the CNI plugins; else those of the host, with
 /// the network's own resolver first.
-pub(super) fn resolv_conf(dns: &Dns, network: NamespaceMode, of_network: &NetworkDns) -> String {
+pub(super) fn resolv_conf(dns: &Dns, network: &NetworkMode, of_network: &NetworkDns) -> String {
     let of_host = || of_host(network, Path::new(HOST), Path::new(BEHIND_STUB));
     let given = || of_network.given.as_ref().and_then(from_parts);
     from_parts(dns).or_else(given).unwrap_or_else(|| with_resolver(&of_host(), of_network.resolver))
@@ -64,10 +64,10 @@ fn from_parts(dns: &Dns) -> Option<String> {
 
 /// The host's file. A pod in its own network cannot reach a server on the host's loopback: as with Docker and
 /// kubeadm's kubelet, it gets the file with the upstream servers, if there is one.
-fn of_host(network: NamespaceMode, host: &Path, behind_stub: &Path) -> String {
+fn of_host(network: &NetworkMode, host: &Path, behind_stub: &Path) -> String {
     // A host without the file is not an error of the pod.
     let text = fs::read_to_string(host).unwrap_or_default();
-    if network == NamespaceMode::Host || !names_only_loopback(&text) {
+    if *network == NetworkMode::Host || !names_only_loopback(&text) {
         return text;
     }
     match fs::read_to_string(behind_stub) {
@@ -122,17 +122,17 @@ mod tests {
         let real = "nameserver 192.0.2.1\nnameserver fe80::1%eth0\nsearch lan\n";
         let of = |network| of_host(network, &host, &behind);
         fs::write(&host, stub).unwrap();
-        assert_eq!(of(NamespaceMode::Pod), stub, "without another file there is nothing better");
+        assert_eq!(of(&NetworkMode::Pod), stub, "without another file there is nothing better");
         fs::write(&behind, real).unwrap();
-        assert_eq!(of(NamespaceMode::Pod), real);
-        assert_eq!(of(NamespaceMode::Host), stub, "the host's network reaches the stub");
+        assert_eq!(of(&NetworkMode::Pod), real);
+        assert_eq!(of(&NetworkMode::Host), stub, "the host's network reaches the stub");
         fs::write(&behind, stub).unwrap();
-        assert_eq!(of(NamespaceMode::Pod), stub);
+        assert_eq!(of(&NetworkMode::Pod), stub);
         let mixed = "nameserver ::1\nnameserver 192.0.2.7\n";
         fs::write(&behind, real).unwrap();
         fs::write(&host, mixed).unwrap();
-        assert_eq!(of(NamespaceMode::Pod), mixed, "one server that can be reached is enough");
+        assert_eq!(of(&NetworkMode::Pod), mixed, "one server that can be reached is enough");
         fs::write(&host, "search lan\n").unwrap();
-        assert_eq!(of(NamespaceMode::Pod), "search lan\n", "no server is the host's own choice");
+        assert_eq!(of(&NetworkMode::Pod), "search lan\n", "no server is the host's own choice");
     }
 }

@@ -45,6 +45,7 @@ pub fn request(folder: &Path) -> OpenPod {
     OpenPod {
         hostname: Some("web-0".into()),
         network: true,
+        joined_network: None,
         ipc: true,
         shared_pid: false,
         sysctls: vec![],

@@ -141,6 +141,8 @@ fn pods_find_each_other_by_name_on_each_network_and_the_rest_of_the_world() {
                 internal: true,
                 icc: true,
                 masquerade_except: Default::default(),
+                addresses: Default::default(),
+                labels: Default::default(),
             };
             networks.create(lan).await.unwrap();
             networks.attach(named(&a, "web", r#"[{"name":"lan","aliases":["db"]}]"#)).await.unwrap();
@@ -318,6 +320,8 @@ fn a_question_does_not_go_in_circles() {
                 internal: false,
                 icc: true,
                 masquerade_except: Default::default(),
+                addresses: Default::default(),
+                labels: Default::default(),
             };
             networks.create(lan).await.unwrap();
             networks.attach(named(&a, "web", "")).await.unwrap();

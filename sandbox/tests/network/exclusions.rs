@@ -55,6 +55,8 @@ fn pods_keep_their_address_towards_excluded_destinations_alone() {
                 internal: false,
                 icc: true,
                 masquerade_except: "192.0.2.2/32,2001:db8::2/128".parse().unwrap(),
+                addresses: Default::default(),
+                labels: Default::default(),
             };
             let internal = NewNetwork { internal: true, ..lan.clone() };
             let refused = networks.create(internal).await.unwrap_err();

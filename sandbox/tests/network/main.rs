@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "only tests are here")]
 
+mod addresses;
 mod builtin;
 mod cni;
 mod cni_faults;

@@ -13,7 +13,7 @@ use crate::support::{
     tell_callers_who_they_are, traces,
 };
 
-fn new(name: &str, subnets: &[&str]) -> NewNetwork {
+pub fn new(name: &str, subnets: &[&str]) -> NewNetwork {
     NewNetwork {
         name: name.to_owned(),
         subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
@@ -22,6 +22,8 @@ fn new(name: &str, subnets: &[&str]) -> NewNetwork {
         internal: false,
         icc: true,
         masquerade_except: Default::default(),
+        addresses: Default::default(),
+        labels: Default::default(),
     }
 }
 
@@ -29,7 +31,7 @@ fn lan() -> NewNetwork {
     new("lan", &["10.1.1.0/24", "fd01::/64"])
 }
 
-fn open(dir: &std::path::Path) -> Networks {
+pub fn open(dir: &std::path::Path) -> Networks {
     let config = NetworkConfig { kind: NetworkKind::BuiltIn, ..config(dir) };
     Networks::open(&config).unwrap()
 }
@@ -40,7 +42,7 @@ fn in_networks(pod: &Namespace, networks: &str) -> AttachRequest {
     request
 }
 
-async fn join(pod: &Namespace, networks: &Networks, names: &str) -> Vec<String> {
+pub async fn join(pod: &Namespace, networks: &Networks, names: &str) -> Vec<String> {
     let attached = networks.attach(in_networks(pod, names)).await.unwrap();
     attached.ips.iter().map(ToString::to_string).collect()
 }

@@ -54,6 +54,8 @@ fn no_pod_is_taken_for_a_router_where_pods_have_no_ipv6() {
             internal: true,
             icc: true,
             masquerade_except: Default::default(),
+            addresses: Default::default(),
+            labels: Default::default(),
         };
         block_on(async {
             pod.attach(&networks, &[]).await.unwrap();

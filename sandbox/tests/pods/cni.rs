@@ -7,7 +7,7 @@ use std::slice::from_ref;
 use std::sync::Arc;
 
 use crisp_sandbox::network::{NetworkConfig, NetworkKind};
-use crisp_sandbox::{NamespaceMode, PodConfig, PodState};
+use crisp_sandbox::{NetworkMode, PodConfig, PodState};
 
 use crate::lab::{Lab, config, network, open_with};
 
@@ -48,7 +48,7 @@ async fn the_removal_of_a_stopped_pod_calls_del_again_for_what_is_left() {
     let calls = || fs::read_to_string(lab.folder.path().join("calls")).unwrap();
     let broken = lab.folder.path().join("broken");
     fs::write(&broken, "").unwrap();
-    let request = PodConfig { network: NamespaceMode::Pod, ..config(lab.folder.path(), "left") };
+    let request = PodConfig { network: NetworkMode::Pod, ..config(lab.folder.path(), "left") };
     let pod = lab.pod(request).await;
     // The plugin fails until the pod does not wait for it any longer.
     let mut failures = 0;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crisp_sandbox::network::{NetworkConfig, NetworkKind};
-use crisp_sandbox::{Dns, NamespaceMode, PodConfig};
+use crisp_sandbox::{Dns, NetworkMode, PodConfig};
 
 use crate::lab::{Lab, config, network, open_with};
 
@@ -39,7 +39,7 @@ async fn a_pod_without_dns_settings_gets_those_of_its_cni_network() {
     let pods = open_with(folder.path(), &with_dns(folder.path())).await;
     let lab = Lab { folder, pods };
     let resolv_conf = async |name: &str, dns: Dns| {
-        let request = PodConfig { network: NamespaceMode::Pod, dns, ..config(lab.folder.path(), name) };
+        let request = PodConfig { network: NetworkMode::Pod, dns, ..config(lab.folder.path(), name) };
         fs::read_to_string(lab.pod(request).await.files().resolv_conf).unwrap()
     };
     assert_eq!(

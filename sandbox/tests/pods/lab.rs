@@ -10,7 +10,9 @@ use crisp_metrics::Metrics;
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
 use crisp_sandbox::spawn::MonitorBinary;
 use crisp_sandbox::systemd::{Systemd, slice_path};
-use crisp_sandbox::{Dns, NamespaceMode, PidMode, Pod, PodConfig, PodState, Pods, SandboxConfig};
+use crisp_sandbox::{
+    Dns, NamespaceMode, NetworkMode, PidMode, Pod, PodConfig, PodState, Pods, SandboxConfig,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 pub struct Lab {
@@ -199,7 +201,7 @@ pub fn config(folder: &Path, name: &str) -> PodConfig {
         labels: [("app".to_owned(), name.to_owned())].into(),
         annotations: Default::default(),
         cgroup_parent: Some(cgroup(folder)),
-        network: NamespaceMode::Host,
+        network: NetworkMode::Host,
         ipc: NamespaceMode::Pod,
         pid: PidMode::Container,
         user: None,

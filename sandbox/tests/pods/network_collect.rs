@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crisp_executor::ids::PodId;
 use crisp_operation::Cancel;
 use crisp_sandbox::network::{AttachRequest, DnsSettings, NetworkConfig, NetworkKind, Networks, PodNetlink};
-use crisp_sandbox::{NamespaceMode, PodConfig};
+use crisp_sandbox::{NetworkMode, PodConfig};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::lab::{Lab, config, network, open_with};
@@ -73,7 +73,7 @@ async fn a_network_without_a_pod_is_given_back_while_the_server_runs_and_no_othe
     let pods = open_with(folder.path(), &noting(folder.path())).await;
     let lab = Lab { folder, pods };
     // Longer in the making than the pause between two searches.
-    let request = PodConfig { network: NamespaceMode::Pod, ..config(lab.folder.path(), "stays") };
+    let request = PodConfig { network: NetworkMode::Pod, ..config(lab.folder.path(), "stays") };
     let pod = lab.pod(request).await;
     let unknown = attach_unknown(lab.pods.networks()).await;
     assert!(lab.pods.networks().recorded().contains(&unknown));

@@ -17,8 +17,9 @@ use super::super::manifest::Manifests;
 use super::super::report::notice;
 use super::super::streams::start_error;
 use super::mounts::MountOption;
-use super::{ImageRun, Options, Pull, SOURCE, write_id};
+use super::{ImageRun, Options, Pull, SOURCE, network, write_id};
 use crate::cli::client::Client;
+use crate::cli::names::Names;
 use crate::cli::{endpoint, pull};
 use crate::config::Settings;
 use crate::print;
@@ -46,6 +47,10 @@ pub async fn detach(
     let address = endpoint::choose(settings)?;
     let mut standalone = detached::connect(&address).await?;
     let mut client = Client::connect(&address).await?;
+    if let Some(name) = network::joined(&run.options) {
+        // Checked by the server at each start; here so that a typing error ends the command.
+        Names::load(&mut client).await?.either(name)?;
+    }
     let exposed = get_image(&mut client, &run.image, &run.options).await?;
     for image in run.options.mount.iter().filter_map(MountOption::image) {
         get_image(&mut client, image, &run.options).await?;

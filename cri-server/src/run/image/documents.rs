@@ -12,7 +12,7 @@ use super::super::manifest::{BACKOFF_LIMIT, EXTRA, is_dns_name};
 use super::mounts::{MountOption, Source};
 use super::options::Options;
 use super::values::Restart;
-use super::{Wanted, container, security, variables};
+use super::{Wanted, container, network, security, variables};
 
 /// Marks the pod of a `crisp run IMAGE`: commands for its container apply to the pod. Its value is the restart
 /// policy.
@@ -129,83 +129,12 @@ fn annotations(wanted: &Wanted<'_>) -> anyhow::Result<BTreeMap<String, String>> 
         all.insert(BACKOFF_LIMIT.to_owned(), most.to_string());
     }
     all.insert(EXTRA.to_owned(), serde_json::to_string(&container::extra(options)?)?);
-    all.extend(network(wanted)?.map(|networks| ("crisp/networks".to_owned(), networks)));
+    all.extend(network::annotation(wanted)?.map(|(key, value)| (key.to_owned(), value)));
     Ok(all)
 }
 
-/// Values of --network that are not a network of `crisp network`.
-const HOST: &str = "host";
-const NONE: &str = "none";
-const USUAL: [&str; 5] = ["default", "bridge", "auto", "cni", "built-in"];
-
-/// The named networks in the form of the annotation. The first one is the pod's eth0.
-fn network(wanted: &Wanted<'_>) -> anyhow::Result<Option<String>> {
-    let options = wanted.options;
-    let named: Vec<&String> =
-        options.network.iter().filter(|name| *name != HOST && !USUAL.contains(&name.as_str())).collect();
-    let ips: Vec<String> = [options.ip.map(IpAddr::from), options.ip6.map(IpAddr::from)]
-        .into_iter()
-        .flatten()
-        .map(|ip| ip.to_string())
-        .collect();
-    let is_more = !ips.is_empty() || options.mac_address.is_some() || !options.network_alias.is_empty();
-    if named.is_empty() && is_more {
-        bail!(
-            "--ip, --ip6, --mac-address and --network-alias need --network with a network of `crisp network create`"
-        );
-    }
-    if options.network.iter().any(|name| name == NONE) {
-        return without_network(options, is_more).map(Some);
-    }
-    for name in &named {
-        if name.starts_with("container:") {
-            bail!(
-                "--network {name}: containers that share a network are containers of one pod: write a manifest"
-            );
-        }
-    }
-    if let Some(name) = named.first() {
-        if !wanted.is_detached {
-            bail!(
-                "--network {name}: networks of `crisp network` are the server's: run it under the server, by -d"
-            );
-        }
-        if !(options.dns.is_empty() && options.dns_search.is_empty() && options.dns_option.is_empty()) {
-            bail!("--dns, --dns-search, --dns-option: names on the network {name} would not be found then");
-        }
-    }
-    let entry = |(index, name): (usize, &&String)| {
-        let mut entry = json!({ "name": name });
-        if index == 0 {
-            entry["interface"] = json!("eth0");
-            entry["ips"] = json!(ips);
-            entry["aliases"] = json!(options.network_alias);
-            if let Some(mac) = &options.mac_address {
-                entry["mac"] = json!(mac);
-            }
-        }
-        entry
-    };
-    let entries: Vec<Value> = named.iter().enumerate().map(entry).collect();
-    Ok((!entries.is_empty()).then(|| Value::from(entries).to_string()))
-}
-
-/// The pod has only the interface lo.
-fn without_network(options: &Options, is_more: bool) -> anyhow::Result<String> {
-    if options.network.len() > 1 {
-        bail!("--network none: there is no other network then");
-    }
-    if is_more {
-        bail!("--ip, --ip6, --mac-address, --network-alias: --network none has no interface for them");
-    }
-    if !options.publish.is_empty() || options.publish_all {
-        bail!("--publish: nothing outside of the pod reaches it on --network none");
-    }
-    Ok(NONE.to_owned())
-}
-
 fn namespaces(options: &Options, spec: &mut Value) -> anyhow::Result<()> {
-    let is_host_network = options.network.iter().any(|name| name == HOST);
+    let is_host_network = options.network.iter().any(|name| name == network::HOST);
     if is_host_network && options.network.len() > 1 {
         bail!("--network host: the host's network is the only one then");
     }

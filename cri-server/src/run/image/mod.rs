@@ -13,6 +13,7 @@ mod container;
 mod detach;
 mod documents;
 mod mounts;
+mod network;
 mod options;
 mod ports;
 mod refused_options;

@@ -51,7 +51,8 @@ pub struct Options {
     /// A folder in memory: TARGET[:size=64m]
     #[arg(long, value_name = "TARGET", value_parser = mounts::tmpfs)]
     pub tmpfs: Vec<MountOption>,
-    /// host, none, default, or a network of `crisp network`; also the setting: auto, cni or built-in
+    /// host, none, default, a network of `crisp network`, or container:NAME or pod:NAME for the network of
+    /// another; also the setting: auto, cni or built-in
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub network: Vec<String>,
     /// Address in the --network

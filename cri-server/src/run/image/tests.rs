@@ -202,7 +202,7 @@ fn errors_name_the_option_and_the_value() {
         ("--rm|--restart|always|a", &["--rm", "--restart"]),
         ("-c|512|a", &["--cpu-shares is not supported"]),
         ("-v|/a:/dev/shm|--shm-size|1g|a", &["/dev/shm"]),
-        ("--network|container:web|a", &["--network container:web"]),
+        ("--network|container:web|a", &["--network container:web", "-d"]),
         ("--pid|container:web|a", &["--pid container:web"]),
         ("--ipc|none|a", &["--ipc", "none"]),
         ("--userns|keep-id|a", &["--userns", "keep-id"]),

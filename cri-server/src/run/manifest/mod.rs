@@ -39,7 +39,7 @@ pub use expand::expand;
 pub use extra::{Device, EXTRA, Extra};
 pub use metadata::is_dns_name;
 pub use objects::{Data, Objects};
-pub use pod::{BACKOFF_LIMIT, DnsPolicy, Pod, RestartPolicy};
+pub use pod::{BACKOFF_LIMIT, DnsPolicy, NETWORK_OF, Pod, RestartPolicy};
 pub use projection::{FieldFile, FieldValue, KeyFile, Projected, Projection, is_inside};
 pub use quantity::{ResourceKind, ResourceRef, Resources};
 pub use read::{Manifests, from_documents, read};

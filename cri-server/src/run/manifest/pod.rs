@@ -68,6 +68,9 @@ pub enum DnsPolicy {
     None,
 }
 
+/// The annotation with the name of the pod or container whose network the pod joins.
+pub const NETWORK_OF: &str = "crisp/network-of";
+
 /// The annotation with the backoff limit of a Job's pod: with it, only the pod's document must be kept.
 pub const BACKOFF_LIMIT: &str = "crisp/backoff-limit";
 

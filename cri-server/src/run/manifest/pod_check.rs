@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::metadata::is_dns_name;
 use super::strict_object::Object;
-use super::{Container, DnsPolicy, Pod, VolumeSource};
+use super::{Container, DnsPolicy, NETWORK_OF, Pod, VolumeSource};
 
 /// Refuses fields that contradict each other.
 pub fn check(spec: &Object<'_>, pod: &Pod) {
@@ -34,6 +34,25 @@ pub fn check(spec: &Object<'_>, pod: &Pod) {
         check_mounts(spec, pod, container, &place);
         if container.ports.iter().any(|p| pod.host_network && p.host.is_some_and(|h| h != p.container)) {
             spec.refuse(&format!("{place}.ports"), "hostPort must equal containerPort on the host's network");
+        }
+    }
+}
+
+/// Refuses what a pod in the network of another one cannot have.
+pub fn check_joined(spec: &Object<'_>, pod: &Pod) {
+    if !pod.annotations.contains_key(NETWORK_OF) {
+        return;
+    }
+    let why = format!("cannot be together with the annotation {NETWORK_OF}");
+    if pod.host_network {
+        spec.refuse("hostNetwork", &why);
+    }
+    if pod.annotations.contains_key("crisp/networks") {
+        spec.refuse("", format_args!("the annotation crisp/networks {why}"));
+    }
+    for (index, container) in pod.containers.iter().enumerate() {
+        if container.ports.iter().any(|port| port.host.is_some()) {
+            spec.refuse(&format!("containers[{index}].ports"), format_args!("hostPort {why}"));
         }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::metadata::{self, Metadata};
 use super::pod::{BACKOFF_LIMIT, Pod, active_deadline, read_spec};
 use super::strict_object::Object;
-use super::{Map, RestartPolicy, extra};
+use super::{Map, RestartPolicy, extra, pod_check};
 
 /// More pods in one document are probably a mistake.
 const MOST_PODS: u32 = 1000;
@@ -27,6 +27,7 @@ pub fn read_pod(root: &Object<'_>) -> Vec<PodDocument> {
     let mut pod = read_spec(&spec);
     name(&mut pod, &names, names.name.clone(), names.namespace.clone());
     pod.extra = extra::read(&metadata, &names.annotations);
+    pod_check::check_joined(&spec, &pod);
     let limit = names.annotations.get(BACKOFF_LIMIT);
     pod.backoff_limit = limit.and_then(|limit| limit.parse().ok());
     if limit.is_some() && pod.backoff_limit.is_none() {
@@ -115,6 +116,7 @@ fn template(spec: &Object<'_>) -> Option<Template> {
     let mut pod = read_spec(&pod_spec);
     pod.labels = names.labels;
     pod.annotations = names.annotations;
+    pod_check::check_joined(&pod_spec, &pod);
     let spec = template.value("spec").cloned().unwrap_or_default();
     template.finish();
     Some(Template { pod, namespace: names.namespace, spec })

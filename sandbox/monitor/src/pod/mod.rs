@@ -33,7 +33,7 @@ pub(crate) enum Pod {
 
 pub(crate) struct Open {
     exits: OwnedFd,
-    /// The network namespace, when the pod has its own.
+    /// The network namespace, when it is not the host's.
     netns: Option<OwnedFd>,
     init: Option<PodInit>,
     /// The user namespace, when the pod has its own.
@@ -181,7 +181,11 @@ fn open(request: OpenPod, left: Option<LeftHost>) -> Result<Open, Failure> {
         }
         Some(mappings) => Some(namespaces::unshare_inside(mappings, &request, settings)?),
     };
-    let netns = if request.network { Some(namespaces::own_network(proc.as_ref())?) } else { None };
+    let netns = match request.joined_network {
+        Some(network) => Some(network),
+        None if request.network => Some(namespaces::own_network(proc.as_ref())?),
+        None => None,
+    };
     let host_shm = if request.ipc { None } else { namespaces::host_shm() };
     if host_mounted {
         pod_root::enter(user.as_ref()).map_err(Failure::Stage)?;

@@ -17,8 +17,12 @@ use crate::sys;
 
 const MAKE: &str = "make the pod's namespaces";
 
-/// `network` is a prepared one.
+/// `network` is a prepared one. Another pod's is joined first: the other new namespaces are then made in it.
 pub(super) fn unshare(request: &OpenPod, network: Option<&OwnedFd>) -> Result<(), Failure> {
+    if let Some(network) = &request.joined_network {
+        move_into_thread_name_spaces(network.as_fd(), ThreadNameSpaceType::NETWORK)
+            .map_err(failed("join the network of another pod"))?;
+    }
     let mut flags = UnshareFlags::NEWNS | of_pod(request);
     if let Some(network) = network.filter(|_| request.network) {
         flags.remove(UnshareFlags::NEWNET);

@@ -33,6 +33,8 @@ pub struct OpenPod {
     pub hostname: Option<String>,
     /// Its own network namespace.
     pub network: bool,
+    /// The network namespace of another pod, which it joins. Not with `network`, nor with `user`.
+    pub joined_network: Option<OwnedFd>,
     /// Its own IPC namespace and shared memory; else the host's.
     pub ipc: bool,
     /// A PID namespace that containers can share ([`PidNamespace::Pod`](crisp_executor::plan::PidNamespace)).
@@ -225,21 +227,25 @@ impl Request for OpenPod {
         let cgroup_v1 = u16::try_from(self.cgroup_v1_tasks.len()).unwrap_or(u16::MAX);
         let namespaces = (self.hostname, self.network, self.ipc, self.shared_pid);
         let cgroups = (self.cgroup_v2.is_some(), cgroup_v1);
-        let body = (namespaces, self.sysctls, self.shm_bytes, cgroups, self.user);
+        let joins = self.joined_network.is_some();
+        let body = (namespaces, self.sysctls, self.shm_bytes, cgroups, self.user, joins);
         let fds = [self.exits].into_iter().chain(self.cgroup_v2).chain(self.cgroup_v1_tasks);
+        let fds = fds.chain(self.joined_network);
         Message::with(&body, fds.collect())
     }
 
     fn decode(message: Message, _: u16) -> Result<Self, Failure> {
         let (body, mut fds) = message.open()?;
-        let (namespaces, sysctls, shm_bytes, cgroups, user): (_, _, _, (bool, u16), _) = body;
+        let (namespaces, sysctls, shm_bytes, cgroups, user, joins): (_, _, _, (bool, u16), _, bool) = body;
         let ((hostname, network, ipc, shared_pid), (cgroup_v2, cgroup_v1)) = (namespaces, cgroups);
         let exits = fds.next("the folder for exits")?;
         let cgroup_v2 = fds.next_if(cgroup_v2, "the v2 cgroup")?;
         let cgroup_v1_tasks = (0..cgroup_v1).map(|_| fds.next("a v1 cgroup")).collect::<Result<_, _>>()?;
+        let joined_network = fds.next_if(joins, "the network of another pod")?;
         Ok(Self {
             hostname,
             network,
+            joined_network,
             ipc,
             shared_pid,
             sysctls,

@@ -94,7 +94,7 @@ impl Bridge {
         let first = first_free(v4, &taken).map_err(|(pool, route)| overlaps(pool, named_by[0], route))?;
         let v6 = first_free(v6, &taken).map_err(|(pool, route)| overlaps(pool, named_by[1], route))?;
         let v4 = first.ok_or(NetworkError::Interrupted("choosing a pool"))?;
-        Ok(Pools { v4, v6 })
+        Ok(Pools { v4, v6, gateway: None })
     }
 
     /// Makes the bridge with its addresses; returns its index.

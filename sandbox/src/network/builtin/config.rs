@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use crate::network::{Exclusions, NetworkConfig, PodCidrs, PodCidrsV6};
+use crate::network::{Addresses, Exclusions, NetworkConfig, PodCidrs, PodCidrsV6};
 
 /// The name of the network that a pod gets by default.
 pub(in crate::network) const DEFAULT: &str = "default";
@@ -28,11 +28,19 @@ pub(in crate::network) struct Options {
     pub icc: bool,
     /// Destinations to which pods are not masqueraded.
     pub masquerade_except: Exclusions,
+    /// Limits for the pods' addresses.
+    pub addresses: Addresses,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mtu: None, internal: false, icc: true, masquerade_except: Exclusions::default() }
+        Self {
+            mtu: None,
+            internal: false,
+            icc: true,
+            masquerade_except: Exclusions::default(),
+            addresses: Addresses::default(),
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
-use crate::network::NetworkError;
 use crate::network::pools::Pools;
+use crate::network::{Addresses, NetworkError};
 
 /// Network address and gateway come before the first pod.
 const FIRST: u32 = 2;
@@ -15,12 +16,24 @@ const FIRST: u32 = 2;
 pub(super) struct Ipam {
     pools: Pools,
     used: HashSet<u32>,
+    /// Never given to pods.
+    reserved: HashSet<u32>,
+    /// For pods that request no address.
+    range: Range<u32>,
     next: u32,
 }
 
 impl Ipam {
-    pub(super) fn new(pools: Pools) -> Self {
-        Self { pools, used: HashSet::new(), next: FIRST }
+    pub(super) fn new(pools: Pools, addresses: &Addresses) -> Self {
+        let whole = FIRST..pools.end();
+        let range = addresses.range.map_or(whole.clone(), |range| {
+            let first = pools.offset_of(range.network()).unwrap_or(FIRST).max(FIRST);
+            let last = pools.offset_of(range.broadcast()).unwrap_or(u32::MAX);
+            first..last.saturating_add(1).min(whole.end)
+        });
+        let reserved = addresses.reserved.iter().copied().chain([pools.gateway_v4()]);
+        let reserved = reserved.filter_map(|address| pools.offset_of(address)).collect();
+        Self { pools, used: HashSet::new(), reserved, next: range.start, range }
     }
 
     /// Marks a pod's address as used. If they are restored oldest first, the order continues after the
@@ -34,14 +47,15 @@ impl Ipam {
 
     pub(super) fn allocate(&mut self) -> Result<Ipv4Addr, NetworkError> {
         let exhausted = NetworkError::PoolExhausted { pools: self.pools.to_string(), used: self.used.len() };
-        let usable = self.pools.end().saturating_sub(FIRST) as usize;
-        if self.used.len() >= usable {
+        let mut offset = self.next;
+        let mut tries = self.range.len();
+        while tries > 0 && (self.used.contains(&offset) || self.reserved.contains(&offset)) {
+            offset = self.after(offset);
+            tries -= 1;
+        }
+        if tries == 0 {
             return Err(exhausted);
         }
-        while self.used.contains(&self.next) {
-            self.next = self.after(self.next);
-        }
-        let offset = self.next;
         self.next = self.after(offset);
         self.used.insert(offset);
         self.pools.nth(offset).ok_or(exhausted)
@@ -51,6 +65,7 @@ impl Ipam {
     pub(super) fn take(&mut self, address: Ipv4Addr) -> Result<bool, NetworkError> {
         let offset =
             self.pools.offset_of(address).filter(|offset| (FIRST..self.pools.end()).contains(offset));
+        let offset = offset.filter(|offset| !self.reserved.contains(offset));
         let offset =
             offset.ok_or_else(|| NetworkError::NotInPool { address, pools: self.pools.to_string() })?;
         Ok(self.used.insert(offset))
@@ -63,7 +78,7 @@ impl Ipam {
     }
 
     fn after(&self, offset: u32) -> u32 {
-        if offset + 1 >= self.pools.end() { FIRST } else { offset + 1 }
+        if self.range.contains(&(offset + 1)) { offset + 1 } else { self.range.start }
     }
 }
 
@@ -72,7 +87,11 @@ mod tests {
     use super::*;
 
     fn ipam(pool: &str) -> Ipam {
-        Ipam::new(Pools { v4: pool.parse().unwrap(), v6: None })
+        Ipam::new(pools(pool), &Addresses::default())
+    }
+
+    fn pools(pool: &str) -> Pools {
+        Pools { v4: pool.parse().unwrap(), v6: None, gateway: None }
     }
 
     fn last(address: Ipv4Addr) -> u8 {
@@ -101,6 +120,28 @@ mod tests {
             let error = ipam.take(Ipv4Addr::new(10, 1, 1, outside)).unwrap_err().to_string();
             assert_eq!(error, format!("10.1.1.{outside} is not an address for a pod in 10.1.1.0/29"));
         }
+    }
+
+    #[test]
+    fn a_range_is_for_pods_without_a_request_and_reserved_addresses_for_none() {
+        let addresses = Addresses {
+            gateway: Some(Ipv4Addr::new(10, 1, 1, 10)),
+            range: Some("10.1.1.8/29".parse().unwrap()),
+            reserved: vec![Ipv4Addr::new(10, 1, 1, 12), Ipv4Addr::new(10, 1, 1, 20)],
+        };
+        let pools = Pools { gateway: addresses.gateway, ..pools("10.1.1.0/24") };
+        let mut ipam = Ipam::new(pools, &addresses);
+        let all: Vec<u8> = std::iter::from_fn(|| ipam.allocate().ok()).map(last).collect();
+        assert_eq!(all, [8, 9, 11, 13, 14, 15]);
+        assert!(
+            ipam.take(Ipv4Addr::new(10, 1, 1, 30)).unwrap(),
+            "outside of the range, when it is requested"
+        );
+        for reserved in [1, 10, 12, 20] {
+            assert!(ipam.take(Ipv4Addr::new(10, 1, 1, reserved)).is_err(), "{reserved}");
+        }
+        ipam.release(Ipv4Addr::new(10, 1, 1, 9));
+        assert_eq!(last(ipam.allocate().unwrap()), 9);
     }
 
     #[test]

@@ -98,13 +98,15 @@ impl Builtin {
 }
 
 fn pools_of(all: &[InterfaceAddress], bridge: &Link) -> Option<Pools> {
-    let mut pools = all.iter().filter(|address| address.index == bridge.index).map(|a| a.address.trunc());
-    let v4 = pools.clone().find_map(|pool| if let IpNet::V4(pool) = pool { Some(pool) } else { None })?;
-    let v6 = pools.find_map(|pool| match pool {
+    let mut addresses = all.iter().filter(|address| address.index == bridge.index).map(|a| a.address);
+    let own = addresses.clone().find_map(|own| if let IpNet::V4(own) = own { Some(own) } else { None })?;
+    let v6 = addresses.find_map(|own| match own.trunc() {
         IpNet::V6(pool) if !pool.addr().is_unicast_link_local() => Some(pool),
         _ => None,
     });
-    Some(Pools { v4, v6 })
+    let usual = Pools { v4: own.trunc(), v6, gateway: None };
+    let gateway = Some(own.addr()).filter(|own| *own != usual.gateway_v4());
+    Some(Pools { gateway, ..usual })
 }
 
 impl LostPod {
@@ -158,7 +160,11 @@ mod tests {
             interfaces: vec!["net1".to_owned(), "eth0".to_owned()],
         };
         assert!(!builtin.adopt(&lost), "it has no interface");
-        let pools = Pools { v4: "10.99.0.0/24".parse().unwrap(), v6: Some("fd99::/64".parse().unwrap()) };
+        let pools = Pools {
+            v4: "10.99.0.0/24".parse().unwrap(),
+            v6: Some("fd99::/64".parse().unwrap()),
+            gateway: None,
+        };
         let network = ChosenNetwork { bridge: "crisp-none".to_owned(), pools };
         let address = address_by_host_mac([0x0e, 0x58, 10, 99, 0, 2]).unwrap();
         builtin.state().add_orphan(lost.veth("eth0"), Orphan { network, address });

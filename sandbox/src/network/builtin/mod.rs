@@ -100,7 +100,7 @@ impl Builtin {
             return Err(NetworkError::BridgeName(bridge.clone()));
         }
         let records = RecordDir::open(config.state_dir.join("pods"), Durability::Process)?;
-        let state = State::restore(records.load()?.records);
+        let state = State::restore(records.load()?.records, config.options.addresses.clone());
         let builtin = Self {
             name: config.name,
             bridge_name: config.bridge,

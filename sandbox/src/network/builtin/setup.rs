@@ -120,7 +120,8 @@ impl Builtin {
             return Err(NetworkError::NoIpv6((*pool).into()));
         }
         let others = self.others.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        bridge.free_pools(socket, &candidates, &others)
+        let pools = bridge.free_pools(socket, &candidates, &others)?;
+        Ok(Pools { gateway: self.options.addresses.gateway, ..pools })
     }
 
     fn ensure_bridge(&self, setup: &mut HostSetup, socket: &mut Socket) -> Result<u32, NetworkError> {
@@ -343,7 +344,7 @@ impl Builtin {
 
     /// A rule set for deleting a table whose pool is unknown.
     fn unused_ruleset(&self) -> Option<Ruleset> {
-        let pools = self.candidates().v4.first().map(|pool| Pools { v4: *pool, v6: None });
+        let pools = self.candidates().v4.first().map(|pool| Pools { v4: *pool, v6: None, gateway: None });
         pools.map(|pools| Ruleset::new(&self.bridge_name, pools, self.limits()))
     }
 

@@ -10,11 +10,13 @@ use super::ipam::Ipam;
 use super::lost::{LostPod, Orphan};
 use super::record::{BuiltinRecord, ChosenNetwork, Endpoint};
 use crate::network::nft::Published;
-use crate::network::{AttachRequest, NetworkError, PortMapping, Protocol};
+use crate::network::{Addresses, AttachRequest, NetworkError, PortMapping, Protocol};
 
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub network: Option<(ChosenNetwork, Ipam)>,
+    /// Limits for the addresses of any chosen network.
+    pub addresses: Addresses,
     pub pods: HashMap<PodId, BuiltinRecord>,
     /// Detached pods whose interfaces are not deleted yet: address and record stay until then.
     pub detached: HashMap<PodId, BuiltinRecord>,
@@ -49,9 +51,9 @@ impl DnsSocket {
 }
 
 impl State {
-    pub(super) fn restore(mut records: Vec<BuiltinRecord>) -> Self {
+    pub(super) fn restore(mut records: Vec<BuiltinRecord>, addresses: Addresses) -> Self {
         records.sort_by_key(|r| r.serial);
-        let mut state = Self::default();
+        let mut state = Self { addresses, ..Self::default() };
         if let Some(newest) = records.last() {
             state.choose(ChosenNetwork { bridge: newest.bridge.clone(), pools: newest.pools });
             state.serial = newest.serial;
@@ -100,7 +102,7 @@ impl State {
     }
 
     pub(super) fn choose(&mut self, network: ChosenNetwork) {
-        let ipam = Ipam::new(network.pools);
+        let ipam = Ipam::new(network.pools, &self.addresses);
         self.network = Some((network, ipam));
     }
 

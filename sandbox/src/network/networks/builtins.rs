@@ -48,7 +48,8 @@ impl Builtins {
 
     /// The settings of a network with this definition.
     pub(super) fn config_of(&self, definition: &Definition) -> BuiltinConfig {
-        let Definition { name, bridge, pools, mtu, internal, icc, masquerade_except, .. } = definition;
+        let Definition { name, bridge, pools, mtu, internal, icc, masquerade_except, addresses, .. } =
+            definition;
         BuiltinConfig {
             name: name.clone(),
             bridge: bridge.clone(),
@@ -60,6 +61,7 @@ impl Builtins {
                 internal: *internal,
                 icc: *icc,
                 masquerade_except: masquerade_except.clone(),
+                addresses: addresses.clone(),
             },
         }
     }

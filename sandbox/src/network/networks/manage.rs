@@ -1,5 +1,6 @@
 //! Named networks, and a list of all networks.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 
@@ -8,37 +9,19 @@ use crisp_operation::clock;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::task::spawn_blocking;
 
+use super::new_network::{NewNetwork, Refused, candidates, check_addresses, check_mtu};
 use super::{Inner, Networks};
 use crate::network::builtin::{Builtin, BuiltinConfig, DEFAULT};
 use crate::network::definition::Definition;
 use crate::network::pools::{Pools, overlap};
 use crate::network::selection::NONE;
-use crate::network::{Exclusions, NetworkError, PodCidrs, PodCidrsV6, fnv};
+use crate::network::{Addresses, Exclusions, NetworkError, PodCidrs, PodCidrsV6, fnv};
 
 /// Names with another meaning.
 const RESERVED: [&str; 6] = [DEFAULT, "host", "none", "pod", "cni", "built-in"];
 /// The prefix of bridge names, and the remaining length within the kernel's limit.
 const BRIDGE: &str = "cr-";
 const BRIDGE_ROOM: usize = 12;
-
-/// A network to be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewNetwork {
-    /// A letter or digit, then letters, digits, `.`, `_` and `-`.
-    pub name: String,
-    /// At most one of each family; a free one is chosen for a missing one.
-    pub subnets: Vec<IpNet>,
-    /// Whether pods get IPv6 addresses if no subnet decides that and the host has IPv6.
-    pub ipv6: bool,
-    /// MTU of the pods' interfaces.
-    pub mtu: Option<u32>,
-    /// No route to the outside, and no published ports.
-    pub internal: bool,
-    /// Whether pods of the network can reach each other.
-    pub icc: bool,
-    /// Destinations to which pods are not masqueraded.
-    pub masquerade_except: Exclusions,
-}
 
 /// A network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +36,8 @@ pub struct NetworkInfo {
     pub internal: bool,
     pub icc: bool,
     pub masquerade_except: Exclusions,
+    pub addresses: Addresses,
+    pub labels: BTreeMap<String, String>,
     /// Whether pods get it by default.
     pub is_first: bool,
     /// Nanoseconds since 1970; 0 if unknown.
@@ -141,16 +126,19 @@ impl Inner {
                 "pods of an internal network reach nothing that they could be masqueraded to".to_owned();
             return Err(ManageError::Invalid { field: "masquerade_except", why });
         }
-        let (v4, v6) = candidates(new)?;
+        let (v4, v6) = candidates(new).map_err(invalid)?;
+        check_addresses(new).map_err(invalid)?;
         let definition = Definition {
             name: new.name.clone(),
             bridge: bridge_name(&new.name),
             // Until they are chosen.
-            pools: Pools { v4: v4.candidates()[0], v6: None },
+            pools: Pools { v4: v4.candidates()[0], v6: None, gateway: None },
             mtu: new.mtu,
             internal: new.internal,
             icc: new.icc,
             masquerade_except: new.masquerade_except.clone(),
+            addresses: new.addresses.clone(),
+            labels: new.labels.clone(),
             created_at: clock::now(),
         };
         let trial = BuiltinConfig {
@@ -160,7 +148,7 @@ impl Inner {
         };
         let trial = Builtin::open(trial, None)?;
         let pools = trial.free().map_err(ManageError::from);
-        let pools = pools.and_then(|pools| check_mtu(new.mtu, pools).map(|()| pools));
+        let pools = pools.and_then(|pools| check_mtu(new.mtu, pools).map(|()| pools).map_err(invalid));
         let pools = pools.inspect_err(|_| {
             // Records in it belong to pods of a network whose definition was lost.
             if trial.pods().is_empty() {
@@ -283,6 +271,8 @@ impl Inner {
             internal: false,
             icc: true,
             masquerade_except: Exclusions::default(),
+            addresses: Addresses::default(),
+            labels: BTreeMap::new(),
             is_first: in_force.as_ref().is_some_and(|first| first.path == list.path),
             created_at: 0,
             members: self.cni.members(&list.name),
@@ -301,6 +291,8 @@ impl Inner {
             internal: false,
             icc: true,
             masquerade_except: network.masquerade_except(),
+            addresses: Addresses::default(),
+            labels: BTreeMap::new(),
             is_first: false,
             created_at: 0,
             members: network.members(),
@@ -309,8 +301,18 @@ impl Inner {
 }
 
 fn network_info(definition: &Definition, network: &Builtin) -> NetworkInfo {
-    let Definition { name, bridge, pools, mtu, internal, icc, masquerade_except, created_at } =
-        definition.clone();
+    let Definition {
+        name,
+        bridge,
+        pools,
+        mtu,
+        internal,
+        icc,
+        masquerade_except,
+        addresses,
+        labels,
+        created_at,
+    } = definition.clone();
     NetworkInfo {
         name,
         bridge: Some(bridge),
@@ -320,38 +322,16 @@ fn network_info(definition: &Definition, network: &Builtin) -> NetworkInfo {
         internal,
         icc,
         masquerade_except,
+        addresses,
+        labels,
         is_first: false,
         created_at,
         members: network.members(),
     }
 }
 
-/// The acceptable pools.
-fn candidates(new: &NewNetwork) -> Result<(PodCidrs, PodCidrsV6), ManageError> {
-    let invalid = |why: String| ManageError::Invalid { field: "subnet", why };
-    let (mut v4, mut v6) = (None, None);
-    for subnet in &new.subnets {
-        let text = subnet.to_string();
-        let twice = match subnet {
-            IpNet::V4(_) => v4.replace(text.parse().map_err(|e| invalid(format!("{e}")))?).is_some(),
-            IpNet::V6(_) => v6.replace(text.parse().map_err(|e| invalid(format!("{e}")))?).is_some(),
-        };
-        if twice {
-            return Err(invalid(format!("{subnet} is the second of its family")));
-        }
-    }
-    let no_v6 = if new.ipv6 { PodCidrsV6::Auto } else { PodCidrsV6::Off };
-    Ok((v4.unwrap_or_default(), v6.unwrap_or(no_v6)))
-}
-
-fn check_mtu(mtu: Option<u32>, pools: Pools) -> Result<(), ManageError> {
-    let least = if pools.v6.is_some() { 1280 } else { 576 };
-    match mtu.filter(|mtu| !(least..=65_535).contains(mtu)) {
-        Some(mtu) => {
-            Err(ManageError::Invalid { field: "mtu", why: format!("{mtu} is not {least} to 65535") })
-        }
-        None => Ok(()),
-    }
+fn invalid((field, why): Refused) -> ManageError {
+    ManageError::Invalid { field, why }
 }
 
 /// The network's own name, if the kernel accepts it.

@@ -5,6 +5,7 @@ mod builtins;
 mod connect;
 mod detach;
 mod manage;
+mod new_network;
 mod plan;
 mod report;
 mod upkeep;
@@ -21,7 +22,8 @@ use tokio::task::spawn_blocking;
 
 use self::builtins::Builtins;
 pub use self::connect::Connection;
-pub use self::manage::{ManageError, NetworkInfo, NetworkMember, NewNetwork};
+pub use self::manage::{ManageError, NetworkInfo, NetworkMember};
+pub use self::new_network::NewNetwork;
 use super::builtin::{Builtin, LostPod};
 use super::cni::Cni;
 use super::dns::Dns;

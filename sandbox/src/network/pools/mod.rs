@@ -23,6 +23,9 @@ pub(super) struct Pools {
     pub v4: Ipv4Net,
     #[serde(rename = "pool_v6", default, skip_serializing_if = "Option::is_none")]
     pub v6: Option<Ipv6Net>,
+    /// The bridge's IPv4 address, if it is not the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Ipv4Addr>,
 }
 
 impl Pools {
@@ -31,7 +34,7 @@ impl Pools {
     }
 
     pub(super) fn gateway_v4(&self) -> Ipv4Addr {
-        self.nth(GATEWAY).unwrap_or(self.v4.network())
+        self.gateway.or_else(|| self.nth(GATEWAY)).unwrap_or(self.v4.network())
     }
 
     pub(super) fn gateway_v6(&self) -> Option<Ipv6Addr> {
@@ -93,7 +96,7 @@ mod tests {
     use super::*;
 
     fn pools(v4: &str, v6: Option<&str>) -> Pools {
-        Pools { v4: v4.parse().unwrap(), v6: v6.map(|v6| v6.parse().unwrap()) }
+        Pools { v4: v4.parse().unwrap(), v6: v6.map(|v6| v6.parse().unwrap()), gateway: None }
     }
 
     #[test]

@@ -49,6 +49,7 @@ fn requests_for_a_monitor_of_protocol_1() {
     let pod = OpenPod {
         hostname: Some("web".into()),
         network: true,
+        joined_network: None,
         ipc: false,
         shared_pid: true,
         sysctls: vec![("net/a".into(), "1".into())],
@@ -61,7 +62,7 @@ fn requests_for_a_monitor_of_protocol_1() {
     let Message { body, fds } = pod.encode(1).unwrap();
     // The part of protocol 1, and the fields that were added after it.
     let known = recorded("OpenPod");
-    assert_eq!((&body[..known.len()], &body[known.len()..], fds.len()), (&known[..], &[0][..], 4));
+    assert_eq!((&body[..known.len()], &body[known.len()..], fds.len()), (&known[..], &[0, 0][..], 4));
 }
 
 #[test]
