@@ -10,7 +10,7 @@ use crisp_executor::user_namespace::{IdMappings, InvalidMappings};
 use serde::{Deserialize, Serialize};
 
 use crate::namespace::{NamespaceMode, NetworkMode, PidMode};
-use crate::network::published;
+use crate::network::{self, published};
 pub use crate::network::{DnsSettings as Dns, PortMapping, Protocol};
 use crate::sysctl::{self, InvalidSysctl};
 
@@ -176,6 +176,7 @@ impl PodConfig {
         let refused = [
             ("port_mappings", self.port_mappings.iter().any(|port| port.host_port != 0)),
             ("linux.security_context.namespace_options.userns_options", self.user.is_some()),
+            ("annotations", self.annotations.keys().any(|key| network::is_setting(key))),
         ];
         match refused.iter().find(|(_, is_there)| *is_there) {
             Some((field, _)) => Err(InvalidPod::JoinedNetwork { field }),

@@ -13,9 +13,10 @@ use tokio::sync::broadcast;
 use crate::config::{PodConfig, PodKey};
 use crate::error::{PodError, Shared};
 use crate::inventory::{self, KnownOwners, NotRemoved, Orphan, Thing};
+use crate::namespace::NetworkMode;
 use crate::network::{self, Attachment, Connection, NetworkStatus, Networks};
 use crate::ops::network_connect::{self, ConnectError};
-use crate::ops::{network_upkeep, pod_recover, pod_remove, pod_run, pod_stop, pod_update};
+use crate::ops::{network_upkeep, pod_joined, pod_recover, pod_remove, pod_run, pod_stop, pod_update};
 use crate::pod::Pod;
 use crate::pod::cgroups::CgroupDriver;
 use crate::pod::resources::PodResources;
@@ -97,6 +98,15 @@ impl Pods {
         let (service, pod) = (self.service.clone(), pod.clone());
         in_background(pod_update::OPERATION, async move { pod_update::update(&service, &pod, newer).await })
             .await
+    }
+
+    /// Whether the network of the pod is its own or the host's, or that of a pod that is still there.
+    #[must_use]
+    pub fn has_its_network(&self, pod: &Pod) -> bool {
+        match &pod.config.network {
+            NetworkMode::Joined(other) => pod_joined::owner(&self.service, other).is_ok(),
+            NetworkMode::Pod | NetworkMode::Host => true,
+        }
     }
 
     /// Joins a ready pod to another network.

@@ -24,7 +24,7 @@ use super::run_status::{RunStatus, change};
 use super::stop_request::{DEADLINE, EVICTED, LOST, StopRequest, StopRequests};
 use super::volumes::{Existing, VolumeRequest, Volumes, exceeded};
 use super::wait::Waiter;
-use super::{containers_run, pull};
+use super::{containers_run, pod_join, pull};
 use crate::rpc_error::refused;
 use crate::server::{Server, layout};
 
@@ -80,6 +80,15 @@ impl PodRun {
     pub fn find(&self) -> Found {
         pod_start::find(&self.server, &self.uid, &self.folder)
     }
+
+    /// The same, but one without running containers whose network is gone counts as ended: nothing can be started
+    /// in it that others reach.
+    pub async fn find_intact(&self) -> Found {
+        match self.find() {
+            Found::Ready(id) if pod_join::is_cut_off(&self.server, &id).await => Found::Ended(id),
+            found => found,
+        }
+    }
 }
 
 /// Runs the pod until its containers have ended.
@@ -106,7 +115,7 @@ pub async fn once(run: &PodRun) -> anyhow::Result<Outcome> {
 }
 
 async fn attempt(run: &PodRun) -> anyhow::Result<Outcome> {
-    let found = if run.is_supervised { run.find() } else { Found::Nothing };
+    let found = if run.is_supervised { run.find_intact().await } else { Found::Nothing };
     if matches!(found, Found::Silent(_)) && !run.stop.now().is_any() {
         // Nothing is changed: containers still use it.
         bail!("the pod's monitor does not answer; its containers very likely run");
@@ -135,7 +144,7 @@ async fn attempt(run: &PodRun) -> anyhow::Result<Outcome> {
         change(&run.status, |status| status.has_started = true).await?;
     }
     let addresses: Vec<_> = sandbox.addresses.iter().map(ToString::to_string).collect();
-    run.report.routine(format_args!("pod {} runs {}", run.pod.name, place(run.pod.host_network, &addresses)));
+    run.report.routine(format_args!("pod {} runs {}", run.pod.name, place(sandbox.is_on_host, &addresses)));
     let hosts = pod_start::write_hosts(&run.server, &run.pod, &sandbox.id, &run.folder, is_running)?;
     let mut context = context(run, sandbox, images, volumes).await;
     context.hosts = hosts;
@@ -163,12 +172,13 @@ async fn context(
     images: BTreeMap<String, String>,
     volumes: Volumes,
 ) -> Context {
+    let pod = Pod { host_network: sandbox.is_on_host, ..run.pod.clone() };
     Context {
         server: Arc::clone(&run.server),
-        pod: run.pod.clone(),
         objects: Arc::clone(&run.objects),
         uid: run.uid.clone(),
-        fields: PodFields::of(&run.pod, &run.uid).with_addresses(sandbox.addresses),
+        fields: PodFields::of(&pod, &run.uid).with_addresses(sandbox.addresses),
+        pod,
         id: sandbox.id,
         sandbox: sandbox.config,
         images,

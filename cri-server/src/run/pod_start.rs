@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
 use crisp_proto::runtime::v1::{PodSandboxConfig, RunPodSandboxRequest};
-use crisp_sandbox::{PodKey, PodState};
+use crisp_sandbox::{NetworkMode, PodKey, PodState};
 use tonic::{Request, Status};
 
 use super::cri::{PodIdentity, hosts_file, pod_config};
@@ -33,6 +33,8 @@ pub struct Sandbox {
     pub id: String,
     pub config: PodSandboxConfig,
     pub addresses: Vec<IpAddr>,
+    /// Also if it has joined a pod that is.
+    pub is_on_host: bool,
 }
 
 /// Finds the newest pod with that uid whose logs are in `folder`: a pod of another client may have the same
@@ -66,19 +68,26 @@ pub async fn start(
 ) -> Result<Sandbox, Status> {
     let mut identity = PodIdentity { uid, attempt: 0, log_directory: logs };
     let id = match found {
-        Found::Nothing => run(server, joining(server, pod, pod_config(pod, &identity)).await?, stop).await?,
+        Found::Nothing => {
+            let config = joining(server, pod, pod_config(pod, &identity), stop).await?;
+            run(server, config, stop).await?
+        }
         Found::Ready(id) | Found::Silent(id) => {
             identity.attempt = attempt_of(server, &id);
             id
         }
         Found::Ended(id) => {
             identity.attempt = attempt_of(server, &id) + 1;
+            // Before the pod and its containers are removed: it may fail.
+            let config = joining(server, pod, pod_config(pod, &identity), stop).await?;
             stop_and_remove(server, &id).await.map_err(|error| Status::internal(format!("{error:#}")))?;
-            run(server, joining(server, pod, pod_config(pod, &identity)).await?, stop).await?
+            run(server, config, stop).await?
         }
     };
-    let addresses = server.pods.find(&id).map(|pod| pod.status().ips.clone()).unwrap_or_default();
-    Ok(Sandbox { id, config: pod_config(pod, &identity), addresses })
+    let made = server.pods.find(&id).ok();
+    let addresses = made.as_ref().map(|made| made.status().ips.clone()).unwrap_or_default();
+    let is_on_host = made.map_or(pod.host_network, |made| made.config.network == NetworkMode::Host);
+    Ok(Sandbox { id, config: pod_config(pod, &identity), addresses, is_on_host })
 }
 
 fn attempt_of(server: &Server, id: &str) -> u32 {

@@ -12,11 +12,14 @@ pub mod cpu;
 pub mod cycles;
 pub mod disk;
 pub mod memory;
+pub mod plugins;
 pub mod pulls;
+pub mod sandboxes;
 pub mod series;
 pub mod standing;
 pub mod streams;
 pub mod table;
+pub mod traffic;
 pub mod vanish;
 
 use std::path::PathBuf;
@@ -42,15 +45,35 @@ pub struct Effort {
     /// Pods that run at the same time for lists and memory.
     pub standing: usize,
     pub pulls: usize,
+    /// Pods without containers at the same time.
+    pub sandboxes: usize,
+    /// Pods without containers that are made and removed with eight at a time.
+    pub churn: usize,
     /// Gigabytes to send through streams.
     pub gigabytes: usize,
 }
 
 impl Effort {
     /// Enough for meaningful percentiles.
-    pub const FULL: Self =
-        Self { cycles: 60, parallel: 400, execs: 60, standing: 50, pulls: 5, gigabytes: 5 };
+    pub const FULL: Self = Self {
+        cycles: 60,
+        parallel: 400,
+        execs: 60,
+        standing: 50,
+        pulls: 5,
+        sandboxes: 500,
+        churn: 2000,
+        gigabytes: 5,
+    };
     /// Enough for rough results.
-    pub const QUICK: Self =
-        Self { cycles: 20, parallel: 80, execs: 20, standing: 10, pulls: 0, gigabytes: 3 };
+    pub const QUICK: Self = Self {
+        cycles: 20,
+        parallel: 80,
+        execs: 20,
+        standing: 10,
+        pulls: 0,
+        sandboxes: 50,
+        churn: 200,
+        gigabytes: 3,
+    };
 }

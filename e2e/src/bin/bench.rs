@@ -8,7 +8,8 @@
 //! - `--quick`: fewer rounds, no pulls.
 //! - `--pause MS`: the pause before each request of the "apart" results [default: 30].
 //! - `--only PART`: only this part. cycles: pods up and down; standing: requests while pods run; streams:
-//!   exec and port-forward streams.
+//!   exec and port-forward streams; network: pods without containers, and traffic between them, beside
+//!   Debian's CNI plugins (only by this option, and only of Crisp).
 //! - `--vanish N`: opens N streaming sessions, drops the connection of each at once, and prints what the
 //!   server holds before and after; fails when the server holds more than before.
 //! - `--here`: put Crisp's folders into the usual place for temporary files instead.
@@ -18,11 +19,12 @@ use std::time::Duration;
 
 use crisp_e2e::bench::cycles::{cycles, first_output, throughput};
 use crisp_e2e::bench::disk::{self, Disk};
+use crisp_e2e::bench::plugins::PluginBridge;
 use crisp_e2e::bench::series::Series;
 use crisp_e2e::bench::standing::standing;
 use crisp_e2e::bench::streams::streams;
 use crisp_e2e::bench::table::{Row, render};
-use crisp_e2e::bench::{Effort, Target, bars, memory, pulls, vanish};
+use crisp_e2e::bench::{Effort, Target, bars, memory, pulls, sandboxes, traffic, vanish};
 use crisp_e2e::{Client, Image, Machine, Registry, Result, Setup, free_port};
 use k8s_cri::v1::NamespaceMode;
 
@@ -35,6 +37,7 @@ enum Part {
     Cycles,
     Standing,
     Streams,
+    Network,
 }
 
 struct Options {
@@ -71,7 +74,8 @@ fn options() -> Result<Options> {
                     Some("cycles") => Part::Cycles,
                     Some("standing") => Part::Standing,
                     Some("streams") => Part::Streams,
-                    _ => return Err("--only takes cycles, standing or streams".into()),
+                    Some("network") => Part::Network,
+                    _ => return Err("--only takes cycles, standing, streams or network".into()),
                 });
             }
             "--vanish" => {
@@ -105,6 +109,10 @@ async fn main() -> Result<()> {
     let metrics = format!("127.0.0.1:{}", free_port()?);
     let args = vec!["--metrics-listen".into(), metrics.clone()];
     let mut setup = Setup { no_registry: true, args, ..Setup::default() };
+    if options.only == Some(Part::Network) {
+        // Room for all of its pods.
+        setup.pool = Some("10.198.64.0/20".to_owned());
+    }
     if let Some(disk) = &disk {
         (setup.place, setup.state) = (Some(disk.disk()), Some(disk.run().join("state")));
     }
@@ -174,6 +182,9 @@ async fn measure(
             rows.extend(streams(target, &series(pod, options.pause), effort).await?);
         }
     }
+    if options.only == Some(Part::Network) {
+        rows.extend(network(&targets[0], options, &series, files).await?);
+    }
     if options.only.is_some() {
         return Ok(rows);
     }
@@ -185,6 +196,45 @@ async fn measure(
         rows.push(Row::new(&target.name, "PSS of the server, after the whole run", "kB", vec![after]));
     }
     Ok(rows)
+}
+
+/// Pods without containers on the built-in network, and then on that of Debian's plugins.
+async fn network(
+    target: &Target,
+    options: &Options,
+    series: &impl Fn(NamespaceMode, Duration) -> Series,
+    files: &Path,
+) -> Result<Vec<Row>> {
+    let (effort, pod) = (options.effort, NamespaceMode::Pod);
+    let (apart, at_once) = (series(pod, options.pause), series(pod, Duration::ZERO));
+    let mut rows = vec![sandboxes::starts(target, &apart, effort, "RunPodSandbox, apart").await?];
+    rows.push(sandboxes::many(target, &at_once, effort.sandboxes).await?);
+    rows.push(sandboxes::churn(target, &at_once, effort.churn).await?);
+    rows.extend(between_pods(target, &at_once, effort).await?);
+
+    let bridge = PluginBridge::new(files);
+    let machine = Machine::start_with(bridge.setup()).await?;
+    bridge.configure(&machine).await?;
+    let plugins = Target { name: "crisp with plugins".into(), socket: machine.socket(), metrics: None };
+    rows.push(sandboxes::starts(&plugins, &apart, effort, "RunPodSandbox, apart").await?);
+    rows.extend(between_pods(&plugins, &at_once, effort).await?);
+    machine.close().await?;
+    rows.push(bridge.by_hand(effort, options.pause)?);
+    Ok(rows)
+}
+
+async fn between_pods(target: &Target, series: &Series, effort: Effort) -> Result<Vec<Row>> {
+    let mut client = Client::connect(&target.socket).await?;
+    let mut pods = Vec::new();
+    for name in ["sender", "receiver"] {
+        let (pod, _) = sandboxes::up(&mut client, series, name).await?;
+        pods.push(sandboxes::look_up(&mut client, pod).await?);
+    }
+    let rows = traffic::between(&target.name, &pods[0], &pods[1], effort.gigabytes * 1000);
+    for sandbox in pods {
+        sandboxes::down(&mut client, sandbox.pod).await?;
+    }
+    rows
 }
 
 async fn ups_and_downs(

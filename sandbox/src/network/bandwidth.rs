@@ -14,6 +14,11 @@ pub(super) struct Bandwidth {
     pub egress: Option<u64>,
 }
 
+/// Whether it is one of these annotations.
+pub(super) fn is_limit(key: &str) -> bool {
+    matches!(key, INGRESS | EGRESS)
+}
+
 impl Bandwidth {
     /// Reads the annotations.
     pub(super) fn of(annotations: &BTreeMap<String, String>) -> Result<Self, NetworkError> {

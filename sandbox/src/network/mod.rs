@@ -70,6 +70,11 @@ pub use request::{AttachRequest, Attachment, DnsSettings, INTERFACE, PortMapping
 pub use selection::ANNOTATION as NETWORKS_ANNOTATION;
 pub(crate) use selection::interfaces;
 
+/// Whether an annotation of this key is about the pod's own network.
+pub(crate) fn is_setting(key: &str) -> bool {
+    key == NETWORKS_ANNOTATION || bandwidth::is_limit(key)
+}
+
 mod fnv {
     /// FNV-1a: spreads names over numbers. Not safe against an attacker.
     pub(super) fn hash(bytes: &[u8]) -> u64 {

@@ -23,7 +23,6 @@ use crate::error::{PodCause, StageFailure};
 use crate::link::{MonitorLink, OpenPod, PodNetwork};
 use crate::namespace::{NamespaceMode, NetworkMode, PidMode};
 use crate::pod::Pod;
-use crate::pod::files::PodFiles;
 use crate::service_state::ServiceState;
 use crate::spawn::{self, Reaper, SpawnError, Spawning};
 use crate::sysctl;
@@ -94,7 +93,7 @@ fn write_names(service: &ServiceState, pod: &Pod) -> io::Result<()> {
     match &config.network {
         NetworkMode::Pod => files.write_names(config),
         NetworkMode::Host => files.write_names(config).and_then(|()| files.write_hosts(config, &[])),
-        NetworkMode::Joined(of) => files.copy_names(config, &PodFiles::of(&service.layout, of)),
+        NetworkMode::Joined(of) => pod_joined::write_names(service, pod, of),
     }
 }
 

@@ -273,7 +273,7 @@ async fn attach_in_stage(
     operation: &Operation<PodCause>,
 ) -> Result<Vec<IpAddr>, StageFailure> {
     let attach = |stage: Stage<PodCause>| async move {
-        let Some(network) = network else { return Ok(pod_joined::addresses(service, &pod.config)) };
+        let Some(network) = network else { return pod_joined::addresses(service, &pod.config) };
         let request = attach_request(pod, network, stage.cancel().clone());
         let netlink = request.netlink.clone();
         let attachment = service.networks.attach(request).await?;
@@ -290,7 +290,7 @@ fn attach_here(
     network: Option<PodNetwork>,
     cancel: Cancel,
 ) -> Result<Vec<IpAddr>, PodCause> {
-    let Some(network) = network else { return Ok(pod_joined::addresses(service, &pod.config)) };
+    let Some(network) = network else { return pod_joined::addresses(service, &pod.config) };
     let request = attach_request(pod, network, cancel);
     let netlink = request.netlink.clone();
     let attachment = service.networks.attach_here(request)?;

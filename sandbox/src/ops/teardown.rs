@@ -7,7 +7,7 @@ use crisp_executor::cgroup::CgroupError;
 use crisp_operation::Operation;
 use crisp_operation::record::remove_folder;
 
-use super::monitor_process;
+use super::{monitor_process, pod_joined};
 use crate::error::{PodCause, PodError, StageFailure};
 use crate::pod::Pod;
 use crate::pod::state::PodStatus;
@@ -92,7 +92,10 @@ async fn detach(
     pod: &Pod,
     operation: &Operation<PodCause>,
 ) -> Result<(), StageFailure> {
-    let work = |_| async { Ok(service.networks.detach(&pod.id).await?) };
+    let work = |_| async {
+        pod_joined::forget_addresses(service, &pod.id);
+        Ok(service.networks.detach(&pod.id).await?)
+    };
     operation.stage("network", service.networks.time_of_detach(&pod.id), work).await
 }
 

@@ -10,7 +10,7 @@ use crisp_executor::ids::PodId;
 use crisp_operation::record::write_draft_file;
 
 use super::resolv_conf::{NetworkDns, resolv_conf};
-use crate::config::{Dns, PodConfig};
+use crate::config::PodConfig;
 use crate::layout::Layout;
 use crate::namespace::NetworkMode;
 
@@ -44,18 +44,14 @@ impl PodFiles {
         write(&self.hostname, &format!("{name}\n"))
     }
 
-    /// Takes the names of the pod whose network is joined, in place of [`write_names`](Self::write_names): its
-    /// hosts, and its resolv.conf if there is no request for another.
+    /// Writes hosts with several names for the same addresses, each once.
     ///
     /// # Errors
-    /// A file could not be read or written.
-    pub fn copy_names(&self, config: &PodConfig, joined: &Self) -> io::Result<()> {
-        self.write_names(config)?;
-        write(&self.hosts, &read(&joined.hosts)?)?;
-        if config.dns == Dns::default() {
-            write(&self.resolv_conf, &read(&joined.resolv_conf)?)?;
-        }
-        Ok(())
+    /// The file could not be written.
+    pub(crate) fn write_hosts_of(&self, names: &[Option<String>], addresses: &[IpAddr]) -> io::Result<()> {
+        let mut different: Vec<&str> = names.iter().flatten().map(String::as_str).collect();
+        different.dedup();
+        write(&self.hosts, &hosts(&different, addresses))
     }
 
     /// Rewrites resolv.conf for a pod whose network resolves names, and that has no settings of its own.
@@ -73,7 +69,9 @@ impl PodFiles {
     pub fn write_hosts(&self, config: &PodConfig, addresses: &[IpAddr]) -> io::Result<()> {
         let text = match config.network {
             NetworkMode::Host => read_host("/etc/hosts"),
-            NetworkMode::Pod | NetworkMode::Joined(_) => hosts(config.own_hostname().as_deref(), addresses),
+            NetworkMode::Pod | NetworkMode::Joined(_) => {
+                hosts(config.own_hostname().as_deref().as_slice(), addresses)
+            }
         };
         write(&self.hosts, &text)
     }
@@ -85,21 +83,16 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
-fn read(path: &Path) -> io::Result<String> {
-    fs::read_to_string(path)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
-}
-
 /// A host without the file is not an error of the pod: the text is empty.
 fn read_host(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-fn hosts(name: Option<&str>, addresses: &[IpAddr]) -> String {
+fn hosts(names: &[&str], addresses: &[IpAddr]) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
-    if let Some(name) = name {
+    for name in names {
         // Resolvers look up names without the dot of a fully qualified one.
         let name = name.trim_end_matches('.');
         for address in addresses {
@@ -116,9 +109,9 @@ mod tests {
     #[test]
     fn hosts_names_the_pod_on_each_address() {
         let addresses = ["10.88.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
-        let text = hosts(Some("web"), &addresses);
+        let text = hosts(&["web"], &addresses);
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
         assert!(text.ends_with("10.88.0.2\tweb\nfd00::2\tweb\n"), "{text}");
-        assert!(hosts(Some("web.sub.ns.svc."), &addresses).ends_with("fd00::2\tweb.sub.ns.svc\n"));
+        assert!(hosts(&["web.sub.ns.svc."], &addresses).ends_with("fd00::2\tweb.sub.ns.svc\n"));
     }
 }

@@ -203,6 +203,14 @@ impl PodStatus {
         }
     }
 
+    /// The pod whose network it has joined has lost its addresses.
+    ///
+    /// # Errors
+    /// Never.
+    pub(crate) fn without_addresses(&self) -> Result<Self, Refusal> {
+        Ok(Self { ips: vec![], ..self.clone() })
+    }
+
     /// Its client announces new resources.
     ///
     /// # Errors

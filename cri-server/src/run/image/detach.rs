@@ -47,9 +47,8 @@ pub async fn detach(
     let address = endpoint::choose(settings)?;
     let mut standalone = detached::connect(&address).await?;
     let mut client = Client::connect(&address).await?;
-    if let Some(name) = network::joined(&run.options) {
-        // Checked by the server at each start; here so that a typing error ends the command.
-        Names::load(&mut client).await?.either(name)?;
+    if let Some(word) = network::joined_mut(&mut run.options) {
+        *word = network::resolve(&Names::load(&mut client).await?, word)?;
     }
     let exposed = get_image(&mut client, &run.image, &run.options).await?;
     for image in run.options.mount.iter().filter_map(MountOption::image) {

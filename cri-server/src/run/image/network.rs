@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::super::manifest::NETWORK_OF;
 use super::Wanted;
 use super::options::Options;
+use crate::cli::names::Names;
 
 /// Key and value. None for the usual network, and for the host's.
 pub(super) fn annotation(wanted: &Wanted<'_>) -> anyhow::Result<Option<(&'static str, String)>> {
@@ -22,6 +23,8 @@ pub(super) fn annotation(wanted: &Wanted<'_>) -> anyhow::Result<Option<(&'static
 
 /// Values of --network that are not a network of `crisp network`.
 pub(super) const HOST: &str = "host";
+const CONTAINER: &str = "container:";
+const POD: &str = "pod:";
 const NONE: &str = "none";
 const USUAL: [&str; 5] = ["default", "bridge", "auto", "cni", "built-in"];
 
@@ -71,11 +74,25 @@ fn network(wanted: &Wanted<'_>) -> anyhow::Result<Option<String>> {
 }
 
 /// The container or pod whose network is joined.
-pub(super) fn joined(options: &Options) -> Option<&str> {
-    options
-        .network
-        .iter()
-        .find_map(|word| word.strip_prefix("container:").or_else(|| word.strip_prefix("pod:")))
+fn joined(options: &Options) -> Option<&str> {
+    options.network.iter().find_map(|word| word.strip_prefix(CONTAINER).or_else(|| word.strip_prefix(POD)))
+}
+
+/// The word of --network that joins a network.
+pub(super) fn joined_mut(options: &mut Options) -> Option<&mut String> {
+    let joins = |word: &&mut String| word.starts_with(CONTAINER) || word.starts_with(POD);
+    options.network.iter_mut().find(joins)
+}
+
+/// The same with the name of the pod and of its namespace, by which the server finds it at each start.
+pub(super) fn resolve(names: &Names, word: &str) -> anyhow::Result<String> {
+    let pod = match word.strip_prefix(CONTAINER).map(|name| (name, names.container(name))) {
+        Some((_, Ok(container))) => names.pod(&container.pod_sandbox_id)?,
+        Some((name, Err(error))) => names.pod(name).map_err(|_| error)?,
+        None => names.pod(word.trim_start_matches(POD))?,
+    };
+    let metadata = pod.metadata.clone().unwrap_or_default();
+    Ok(format!("{POD}{}/{}", metadata.namespace, metadata.name))
 }
 
 fn check_joined(wanted: &Wanted<'_>) -> anyhow::Result<()> {
@@ -91,7 +108,6 @@ fn check_joined(wanted: &Wanted<'_>) -> anyhow::Result<()> {
         ("--dns", !options.dns.is_empty()),
         ("--dns-search", !options.dns_search.is_empty()),
         ("--dns-option", !options.dns_option.is_empty()),
-        ("--add-host", !options.add_host.is_empty()),
         ("--ip", options.ip.is_some() || options.ip6.is_some()),
         ("--mac-address", options.mac_address.is_some()),
         ("--network-alias", !options.network_alias.is_empty()),

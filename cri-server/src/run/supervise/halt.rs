@@ -206,7 +206,7 @@ impl SupervisedPod {
     /// # Errors
     /// The runtime's error, or the disk's.
     pub(super) async fn resume(&self, run: &PodRun) -> anyhow::Result<()> {
-        match run.find() {
+        match run.find_intact().await {
             // Very likely they run.
             Found::Silent(_) => return Ok(()),
             Found::Nothing | Found::Ended(_) => {}

@@ -31,7 +31,8 @@ impl Ipam {
             let last = pools.offset_of(range.broadcast()).unwrap_or(u32::MAX);
             first..last.saturating_add(1).min(whole.end)
         });
-        let reserved = addresses.reserved.iter().copied().chain([pools.gateway_v4()]);
+        let reserved =
+            addresses.reserved.iter().copied().chain([pools.gateway_v4()]).chain(addresses.gateway);
         let reserved = reserved.filter_map(|address| pools.offset_of(address)).collect();
         Self { pools, used: HashSet::new(), reserved, next: range.start, range }
     }
@@ -80,6 +81,11 @@ impl Ipam {
     fn after(&self, offset: u32) -> u32 {
         if self.range.contains(&(offset + 1)) { offset + 1 } else { self.range.start }
     }
+}
+
+/// Whether a pod could get an address.
+pub(in crate::network) fn has_room(pools: Pools, addresses: &Addresses) -> bool {
+    Ipam::new(pools, addresses).allocate().is_ok()
 }
 
 #[cfg(test)]

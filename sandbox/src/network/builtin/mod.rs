@@ -50,6 +50,7 @@ use ipnet::IpNet;
 
 use self::bridge::Bridge;
 pub(super) use self::config::{BuiltinConfig, DEFAULT, Options};
+pub(super) use self::ipam::has_room;
 use self::iptables_legacy::LegacyRules;
 pub(crate) use self::lost::LostPod;
 use self::record::BuiltinRecord;

@@ -9,7 +9,7 @@ use crisp_operation::clock;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::task::spawn_blocking;
 
-use super::new_network::{NewNetwork, Refused, candidates, check_addresses, check_mtu};
+use super::new_network::{NewNetwork, Refused, candidates, check_addresses, check_pools};
 use super::{Inner, Networks};
 use crate::network::builtin::{Builtin, BuiltinConfig, DEFAULT};
 use crate::network::definition::Definition;
@@ -148,7 +148,7 @@ impl Inner {
         };
         let trial = Builtin::open(trial, None)?;
         let pools = trial.free().map_err(ManageError::from);
-        let pools = pools.and_then(|pools| check_mtu(new.mtu, pools).map(|()| pools).map_err(invalid));
+        let pools = pools.and_then(|pools| check_pools(new, pools).map(|()| pools).map_err(invalid));
         let pools = pools.inspect_err(|_| {
             // Records in it belong to pods of a network whose definition was lost.
             if trial.pods().is_empty() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
+use crate::network::builtin::has_room;
 use crate::network::pools::Pools;
 use crate::network::{Addresses, Exclusions, PodCidrs, PodCidrsV6};
 
@@ -62,7 +63,16 @@ pub(super) fn check_addresses(new: &NewNetwork) -> Result<(), Refused> {
     new.addresses.check(pool.trunc())
 }
 
-pub(super) fn check_mtu(mtu: Option<u32>, pools: Pools) -> Result<(), Refused> {
+/// What depends on the chosen pools.
+pub(super) fn check_pools(new: &NewNetwork, pools: Pools) -> Result<(), Refused> {
+    check_mtu(new.mtu, pools)?;
+    if !has_room(pools, &new.addresses) {
+        return Err(("ip_range", "it, or the subnet, has no address left for a pod".to_owned()));
+    }
+    Ok(())
+}
+
+fn check_mtu(mtu: Option<u32>, pools: Pools) -> Result<(), Refused> {
     let least = if pools.v6.is_some() { 1280 } else { 576 };
     match mtu.filter(|mtu| !(least..=65_535).contains(mtu)) {
         Some(mtu) => Err(("mtu", format!("{mtu} is not {least} to 65535"))),
