@@ -16,7 +16,7 @@ use crisp_sandbox::NotReady;
 use crisp_sandbox::link::LinkError;
 use crisp_sandbox::network::PodCidrError;
 use crisp_sandbox::systemd::SystemdError;
-use crisp_sandbox::{PodCause, PodError};
+use crisp_sandbox::{JoinError, PodCause, PodError};
 use crisp_streaming::TooManySessions;
 use rustix::io::Errno;
 use tonic::{Code, Status};
@@ -176,8 +176,8 @@ fn find_code(error: &store::FindError) -> Code {
 fn pod_code(error: &PodError) -> Code {
     match error {
         PodError::Invalid(_) => Code::InvalidArgument,
-        PodError::NoPodToJoin { .. } => Code::NotFound,
-        PodError::PodToJoin(_) => Code::FailedPrecondition,
+        PodError::Join(JoinError::Unknown { .. }) => Code::NotFound,
+        PodError::Join(JoinError::NotReady(_)) => Code::FailedPrecondition,
         PodError::Exists { .. } => Code::AlreadyExists,
         PodError::LeftOver { error, .. } => pod_code(error),
         PodError::Failed(failure) => pod_cause_code(&failure.failure.cause),

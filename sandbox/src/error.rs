@@ -29,10 +29,8 @@ pub enum PodError {
     /// The remains of an earlier try to make the pod could not be removed.
     #[error("pod {key}: an earlier try left {id}, which cannot be cleared away: {error}")]
     LeftOver { key: PodKey, id: PodId, error: Box<PodError> },
-    #[error("namespace_options.target_id: there is no pod {id} whose network could be joined")]
-    NoPodToJoin { id: PodId },
-    #[error("namespace_options.target_id: the network to join: {0}")]
-    PodToJoin(#[source] NotReady),
+    #[error("namespace_options.target_id: {0}")]
+    Join(#[from] JoinError),
     /// A stage failed; the failure also has the undo steps that failed.
     #[error(transparent)]
     Failed(Box<Failure<PodCause>>),
@@ -43,6 +41,15 @@ pub enum PodError {
     Busy { operation: &'static str, pod: PodId, busy: Busy },
     #[error("{operation} was given up because the server is shutting down")]
     Interrupted { operation: &'static str },
+}
+
+/// The network of another pod cannot be joined.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error("there is no pod {id} whose network could be joined")]
+    Unknown { id: PodId },
+    #[error("the pod whose network would be joined: {0}")]
+    NotReady(#[from] NotReady),
 }
 
 /// Equal operations share one outcome.

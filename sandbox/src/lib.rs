@@ -46,7 +46,7 @@ pub mod systemd;
 mod top_cgroup;
 
 pub use config::{Dns, InvalidPod, PodConfig, PodKey, PortMapping, Protocol};
-pub use error::{PodCause, PodError, Shared, StageFailure};
+pub use error::{JoinError, PodCause, PodError, Shared, StageFailure};
 pub use namespace::{NamespaceMode, NetworkMode, PidMode};
 pub use ops::network_connect::ConnectError;
 pub use pod::cgroups::CgroupDriver;

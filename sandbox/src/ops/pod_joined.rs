@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crisp_executor::ids::PodId;
 
 use crate::config::PodConfig;
-use crate::error::{PodCause, PodError};
+use crate::error::{JoinError, PodCause};
 use crate::namespace::NetworkMode;
 use crate::pod::Pod;
 use crate::pod::resolv_conf::NetworkDns;
@@ -24,7 +24,7 @@ const MOST: usize = 100;
 ///
 /// # Errors
 /// The other pod, or the one that it has joined itself, is not ready.
-pub(super) fn resolve(service: &ServiceState, mut config: PodConfig) -> Result<PodConfig, PodError> {
+pub(super) fn resolve(service: &ServiceState, mut config: PodConfig) -> Result<PodConfig, JoinError> {
     let NetworkMode::Joined(id) = &config.network else { return Ok(config) };
     let owner = owner(service, id)?;
     if config.hostname.is_empty() {
@@ -37,20 +37,20 @@ pub(super) fn resolve(service: &ServiceState, mut config: PodConfig) -> Result<P
 }
 
 /// The ready pod whose own network this pod has in the end.
-pub(crate) fn owner(service: &ServiceState, id: &PodId) -> Result<Arc<Pod>, PodError> {
+pub(crate) fn owner(service: &ServiceState, id: &PodId) -> Result<Arc<Pod>, JoinError> {
     let mut id = id.clone();
     for _ in 0..MOST {
-        let pod = service.table.get(&id).ok_or_else(|| PodError::NoPodToJoin { id: id.clone() })?;
+        let pod = service.table.get(&id).ok_or_else(|| JoinError::Unknown { id: id.clone() })?;
         // A silent one very likely runs.
         if !matches!(pod.status().state, PodState::Unknown { .. }) {
-            pod.require_ready().map_err(PodError::PodToJoin)?;
+            pod.require_ready()?;
         }
         match &pod.config.network {
             NetworkMode::Pod | NetworkMode::Host => return Ok(pod),
             NetworkMode::Joined(other) => id = other.clone(),
         }
     }
-    Err(PodError::NoPodToJoin { id })
+    Err(JoinError::Unknown { id })
 }
 
 /// The network namespace of the pod: its monitor stays in it.

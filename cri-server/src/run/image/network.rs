@@ -78,7 +78,7 @@ fn joined(options: &Options) -> Option<&str> {
     options.network.iter().find_map(|word| word.strip_prefix(CONTAINER).or_else(|| word.strip_prefix(POD)))
 }
 
-/// The word of --network that joins a network.
+/// The value of --network that joins a network.
 pub(super) fn joined_mut(options: &mut Options) -> Option<&mut String> {
     let joins = |word: &&mut String| word.starts_with(CONTAINER) || word.starts_with(POD);
     options.network.iter_mut().find(joins)

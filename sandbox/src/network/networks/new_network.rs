@@ -63,7 +63,7 @@ pub(super) fn check_addresses(new: &NewNetwork) -> Result<(), Refused> {
     new.addresses.check(pool.trunc())
 }
 
-/// What depends on the chosen pools.
+/// Checks the request against the chosen pools.
 pub(super) fn check_pools(new: &NewNetwork, pools: Pools) -> Result<(), Refused> {
     check_mtu(new.mtu, pools)?;
     if !has_room(pools, &new.addresses) {
