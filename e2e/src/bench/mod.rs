@@ -8,6 +8,7 @@
 //! grace periods are hidden in the first and visible in the second.
 
 pub mod bars;
+pub mod busy;
 pub mod cpu;
 pub mod cycles;
 pub mod disk;
@@ -45,6 +46,8 @@ pub struct Effort {
     /// Pods that run at the same time for lists and memory.
     pub standing: usize,
     pub pulls: usize,
+    /// Containers that exist while others are created.
+    pub created: usize,
     /// Pods without containers at the same time.
     pub sandboxes: usize,
     /// Pods without containers that are made and removed with eight at a time.
@@ -61,6 +64,7 @@ impl Effort {
         execs: 60,
         standing: 50,
         pulls: 5,
+        created: 500,
         sandboxes: 500,
         churn: 2000,
         gigabytes: 5,
@@ -72,6 +76,7 @@ impl Effort {
         execs: 20,
         standing: 10,
         pulls: 0,
+        created: 500,
         sandboxes: 50,
         churn: 200,
         gigabytes: 3,

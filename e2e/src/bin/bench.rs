@@ -9,7 +9,8 @@
 //! - `--pause MS`: the pause before each request of the "apart" results [default: 30].
 //! - `--only PART`: only this part. cycles: pods up and down; standing: requests while pods run; streams:
 //!   exec and port-forward streams; network: pods without containers, and traffic between them, beside
-//!   Debian's CNI plugins (only by this option, and only of Crisp).
+//!   Debian's CNI plugins (only by this option, and only of Crisp); busy: lists and statuses of 500 containers
+//!   while others are created (only by this option).
 //! - `--vanish N`: opens N streaming sessions, drops the connection of each at once, and prints what the
 //!   server holds before and after; fails when the server holds more than before.
 //! - `--here`: put Crisp's folders into the usual place for temporary files instead.
@@ -17,6 +18,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crisp_e2e::bench::busy::busy;
 use crisp_e2e::bench::cycles::{cycles, first_output, throughput};
 use crisp_e2e::bench::disk::{self, Disk};
 use crisp_e2e::bench::plugins::PluginBridge;
@@ -38,6 +40,7 @@ enum Part {
     Standing,
     Streams,
     Network,
+    Busy,
 }
 
 struct Options {
@@ -75,7 +78,8 @@ fn options() -> Result<Options> {
                     Some("standing") => Part::Standing,
                     Some("streams") => Part::Streams,
                     Some("network") => Part::Network,
-                    _ => return Err("--only takes cycles, standing, streams or network".into()),
+                    Some("busy") => Part::Busy,
+                    _ => return Err("--only takes cycles, standing, streams, network or busy".into()),
                 });
             }
             "--vanish" => {
@@ -180,6 +184,11 @@ async fn measure(
         }
         if wanted(Part::Streams) {
             rows.extend(streams(target, &series(pod, options.pause), effort).await?);
+        }
+    }
+    if options.only == Some(Part::Busy) {
+        for target in targets {
+            rows.extend(busy(target, &series(pod, Duration::ZERO), effort).await?);
         }
     }
     if options.only == Some(Part::Network) {
