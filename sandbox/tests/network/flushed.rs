@@ -46,6 +46,34 @@ fn rules_of_a_flushed_table_or_chain_come_back() {
 }
 
 #[test]
+fn ports_of_a_flushed_map_come_back() {
+    on_private_host(module_path!(), "ports_of_a_flushed_map_come_back", || {
+        let dir = tempfile::tempdir().unwrap();
+        let networks =
+            Networks::open(&NetworkConfig { kind: NetworkKind::BuiltIn, ..config(dir.path()) }).unwrap();
+        let pod = Namespace::new();
+        block_on(async {
+            pod.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap();
+            tell_callers_who_they_are(&pod, 80);
+            networks.keep_up().await;
+            let whole = rules();
+            for harm in [
+                "nft flush map ip crisp-crisp0 ports; nft flush map ip6 crisp-crisp0 ports",
+                "nft flush set ip crisp-crisp0 published",
+            ] {
+                sh(harm);
+                // Once: it could be a port that is just being published.
+                networks.keep_up().await;
+                assert_ne!(rules(), whole, "{harm}");
+                networks.keep_up().await;
+                assert_eq!(rules(), whole, "{harm}");
+                assert_eq!(ask("127.0.0.1:8080").unwrap(), "10.88.0.1", "{harm}");
+            }
+        });
+    });
+}
+
+#[test]
 fn rules_that_an_administrator_adds_stay() {
     on_private_host(module_path!(), "rules_that_an_administrator_adds_stay", || {
         let dir = tempfile::tempdir().unwrap();

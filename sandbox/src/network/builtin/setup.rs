@@ -21,6 +21,10 @@ const INSTALL: &str = "install (nat, masquerade, fib and conntrack must be in th
 pub(super) struct HostSetup {
     pub bridge_checked: bool,
     pub table: Option<Installed>,
+    /// The number of transactions when all ports were last seen in the table.
+    pub published_at: Option<u32>,
+    /// Ports that the last look did not find: those of a pod that comes or goes, or removed ones.
+    pub absent: Vec<Published>,
     /// Kept open: closing one makes the kernel wait for everything that was deleted through any of them.
     rules_socket: Option<Socket>,
     pub mtu: Option<u32>,
@@ -165,10 +169,39 @@ impl Builtin {
         let Some(rules) = self.ruleset() else { return Ok(()) };
         let Some(mut installed) = setup.table.take() else { return Ok(()) };
         if rules.is_intact(setup.rules_socket()?, &mut installed).map_err(self.rules_failed("look up"))? {
+            let generation = installed.generation();
             setup.table = Some(installed);
+            self.look_for_removed_ports(setup, &rules, generation)
         } else {
             warn_of_removal(&rules);
+            Ok(())
         }
+    }
+
+    /// Adds ports that two looks have not found: another program has removed them.
+    fn look_for_removed_ports(
+        &self,
+        setup: &mut HostSetup,
+        rules: &Ruleset,
+        generation: Option<u32>,
+    ) -> Result<(), NetworkError> {
+        if generation.is_some() && setup.published_at == generation {
+            return Ok(());
+        }
+        let ports = self.all_published();
+        let before = std::mem::take(&mut setup.absent);
+        let absent = match ports.is_empty() {
+            true => Vec::new(),
+            false => rules.absent(setup.rules_socket()?, &ports).map_err(self.rules_failed("look up"))?,
+        };
+        let (removed, new): (Vec<_>, Vec<_>) = absent.into_iter().partition(|port| before.contains(port));
+        if !removed.is_empty() {
+            warn_of_removal(rules);
+            rules.add(setup.rules_socket()?, &removed).map_err(self.rules_failed("publish ports in"))?;
+        }
+        // A number of transactions with ports missing is not remembered: they are looked for again.
+        setup.published_at = generation.filter(|_| removed.is_empty() && new.is_empty());
+        setup.absent = new;
         Ok(())
     }
 

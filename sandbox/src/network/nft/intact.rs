@@ -24,6 +24,13 @@ pub(in crate::network) struct Installed {
     rules: Vec<Rule>,
 }
 
+impl Installed {
+    /// The number of transactions when all rules were last seen.
+    pub(in crate::network) fn generation(&self) -> Option<u32> {
+        self.generation
+    }
+}
+
 /// A rule's family, and a hash of its handle and its expressions.
 type Rule = (Family, u64);
 

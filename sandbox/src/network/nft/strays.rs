@@ -1,4 +1,4 @@
-//! Elements of our maps and sets that no pod needs.
+//! Elements of our maps and sets that no pod needs, and those that are missing.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -41,6 +41,29 @@ pub(super) fn list(
         strays.extend(extra.map(|element| Stray { family, set, element }));
     }
     Ok(strays)
+}
+
+/// The ports of which an element is missing.
+pub(super) fn absent(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+    ports: &[Published],
+) -> Result<Vec<Published>, NetlinkError> {
+    let ports = ports.iter().filter(|port| Family::of(port.pod) == family);
+    let mut found = HashSet::new();
+    for set in [BY_PORT, BY_ADDRESS, TARGETS] {
+        let elements = dump(socket, family, table, set)?;
+        found.extend(elements.into_iter().map(|element| (set.to_owned(), element)));
+    }
+    let is_absent = |port: &&Published| {
+        let mut absent = false;
+        elements::each_set(&[port], |set, elements| {
+            absent |= elements.iter().any(|element| !found.contains(&(set.to_owned(), element.clone())));
+        });
+        absent
+    };
+    Ok(ports.filter(is_absent).cloned().collect())
 }
 
 /// Adds messages that remove them.

@@ -195,6 +195,19 @@ impl Ruleset {
         Ok(all)
     }
 
+    /// The ports that are not published, or only in part.
+    pub(in crate::network) fn absent(
+        &self,
+        socket: &mut Socket,
+        ports: &[Published],
+    ) -> Result<Vec<Published>, NetlinkError> {
+        let mut all = Vec::new();
+        for table in &self.tables {
+            all.extend(strays::absent(socket, table.family, &self.name, ports)?);
+        }
+        Ok(all)
+    }
+
     /// Removes existing elements.
     pub(in crate::network) fn remove_strays(
         &self,
