@@ -27,7 +27,7 @@ use crate::container::signal::Signal;
 use crate::container::state::{Refusal, State};
 use crate::emitter::Emitter;
 use crate::events::Kind;
-use crate::ops::{container_cgroup, container_prepare};
+use crate::ops::{container_cgroup, container_hooks, container_prepare};
 use crate::service_state::ServiceState;
 
 const CLEAN: Duration = Duration::from_secs(30);
@@ -144,11 +144,14 @@ fn clean(
     let (service, container) = (service.clone(), container.clone());
     tokio::spawn(async move {
         let operation = service.operation("clean_up_exit", container.id());
+        let deadline = CLEAN + container_hooks::poststop_limit(&container).unwrap_or_default();
         let work = move |steps: &Steps| {
             close_files(&container);
-            steps.step("cgroup", || container_cgroup::remove(&service, &container))
+            steps.step("cgroup", || container_cgroup::remove(&service, &container))?;
+            container_hooks::run_poststop(&container);
+            Ok(())
         };
-        let result = operation.blocking(CLEAN, work).await;
+        let result = operation.blocking(deadline, work).await;
         if let Err(error) = operation.finish(result).await {
             tracing::warn!(%error, "the container's removal tries again");
         }

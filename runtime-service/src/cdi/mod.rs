@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A container keeps the edits from its creation: later changes of the files only affect later containers.
-//! Parts of a spec that this server does not support (hooks, intelRdt, netDevices) are refused by name, never
-//! ignored.
+//! Its hooks become those of the container's OCI spec: `ops::container_hooks` runs them.
+//! Parts of a spec that this server does not support (intelRdt, netDevices) are refused by name, never ignored.
 
 mod edits;
 mod file;
@@ -18,7 +18,7 @@ mod name;
 use std::io;
 use std::path::PathBuf;
 
-pub use edits::{DeviceNode, Edits, HostMount};
+pub use edits::{DeviceNode, Edits, Hook, HostMount};
 pub use find::find;
 pub use name::{DeviceName, InvalidName, of_annotations};
 
