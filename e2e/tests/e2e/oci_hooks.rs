@@ -131,7 +131,8 @@ fn hooks_change_the_root_of_a_container_and_run_in_it() -> Result<()> {
     let line = "cat > /made/state; echo $0 $A > /made/named";
     let mut outside = shell(&outside);
     outside[0]["env"] = json!(["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
-    let inside = json!([{ "path": "/bin/sh", "args": ["inside", "-c", line, "named"], "env": ["A=b"], "timeout": 20 }]);
+    let inside =
+        json!([{ "path": "/bin/sh", "args": ["sh", "-c", line, "named"], "env": ["A=b"], "timeout": 20 }]);
     bundle.change(&spec(&["sh", "-c", "cat /made/file /made/named /made/state"]), |spec| {
         spec["hooks"] = json!({ "createContainer": outside, "startContainer": inside });
     })?;

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A container keeps the edits from its creation: later changes of the files only affect later containers.
-//! Its hooks become those of the container's OCI spec: `ops::container_hooks` runs them.
+//! Hooks become those of the container's OCI spec, and `ops::container_hooks` runs them: as root of the host, so that
+//! the folders must be writable for root alone. A request can only name devices, never hooks.
 //! Parts of a spec that this server does not support (intelRdt, netDevices) are refused by name, never ignored.
 
 mod edits;

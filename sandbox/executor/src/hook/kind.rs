@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Time limit of a hook without a timeout.
 const DEFAULT: Duration = Duration::from_secs(60);
 /// Limit for a timeout: an operation must end.
-const LONGEST: Duration = Duration::from_hours(1);
+const LONGEST: Duration = Duration::from_secs(60 * 60);
 
 /// A moment in the life of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

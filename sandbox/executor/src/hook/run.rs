@@ -202,7 +202,7 @@ impl Waiting<'_> {
         }
     }
 
-    /// What there is: the hook's end, output, a cancel.
+    /// Waits, and returns whether there is the end of the hook, output, and a cancel.
     fn poll(&self, left: Duration) -> Result<[bool; 3], Errno> {
         let timeout = Timespec::try_from(left).map_err(|_| Errno::INVAL)?;
         let pipe = self.output.pipe();
@@ -270,7 +270,7 @@ mod tests {
     fn a_hook_has_its_state_and_environment_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let seen = folder.path().join("seen");
-        let leak = rustix::io::dup(std::io::stdout()).unwrap();
+        let leak = rustix::io::dup(io::stdout()).unwrap();
         let line = format!(
             "cat > {0}; echo $0 $HOOK $HOME >> {0}; ls /proc/self/fd | wc -l >> {0}; pwd >> {0}",
             seen.display()
