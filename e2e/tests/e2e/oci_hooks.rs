@@ -177,3 +177,31 @@ fn all_kinds_of_hooks_are_features() -> Result<()> {
     assert_eq!(features["hooks"], json!(kinds));
     Ok(())
 }
+
+#[test]
+fn a_hook_in_a_user_namespace_is_its_root() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    for path in ["", "rootfs", "rootfs/bin"] {
+        std::os::unix::fs::chown(bundle.path().join(path), Some(100_000), Some(100_000))?;
+    }
+    std::fs::set_permissions(bundle.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let made = bundle.path().join("rootfs/made");
+    let line = format!(
+        "mkdir {0} && mount -t tmpfs none {0} && cat /proc/self/uid_map > {0}/map && id -u >> {0}/map",
+        made.display()
+    );
+    bundle.change(&spec(&["sh", "-c", "ls -ln / | grep made; cat /made/map"]), |spec| {
+        spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+        for field in ["uidMappings", "gidMappings"] {
+            spec["linux"][field] = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
+        }
+        spec["hooks"] = json!({ "createContainer": shell(&line) });
+        spec["hooks"]["createContainer"][0]["env"] = json!(["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
+    })?;
+    let text = bundle.good(&["run", "@users"])?;
+    let words: Vec<&str> = text.split_whitespace().collect();
+    assert_eq!((words[2], words[3]), ("0", "0"), "{text}");
+    assert!(text.ends_with("0     100000      65536\n0\n"), "{text}");
+    Ok(())
+}

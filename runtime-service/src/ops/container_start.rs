@@ -6,6 +6,9 @@
 //!   or all of these are prepared by now ─> is the log still there? ──────────┘
 //! ```
 //!
+//! In the stage of the monitor, the process of a container with hooks waits for them, see
+//! [`container_hooks`].
+//!
 //! A stop cancels a start under way, see [`container_stop`](super::container_stop).
 
 use std::os::fd::OwnedFd;

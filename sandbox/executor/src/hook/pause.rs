@@ -52,7 +52,12 @@ impl Pause {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0; 1];
         let flags = RecvFlags::CMSG_CLOEXEC;
-        let got = retry_on_intr(|| recvmsg(&self.0, &mut [IoSliceMut::new(&mut byte)], &mut control, flags))?;
+        let receive = || recvmsg(&self.0, &mut [IoSliceMut::new(&mut byte)], &mut control, flags);
+        let got = match retry_on_intr(receive) {
+            // It has ended without reading what was sent to it.
+            Err(Errno::CONNRESET) => return Ok(None),
+            got => got?,
+        };
         let pid = control.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmCredentials(sender) => Some(sender.pid),
             _ => None,
