@@ -307,25 +307,30 @@ pub(crate) fn launch(
 ) -> Result<Infallible, StageError> {
     let Ready { command, terminal, remaining } = ready;
     let (process, command) = (setup.process, &command);
-    if let Some(terminal) = &terminal {
-        streams::connect_terminal(terminal)?;
+    if let Some(terminal) = terminal {
+        streams::connect_terminal(&terminal)?;
     }
     // Sent now, because the filter may not allow it.
     reporter.send_notes();
     let start_hooks = setup.hooks.filter(|hooks| !hooks.start_container.is_empty());
     if setup.gate.is_none() && start_hooks.is_none() {
-        return become_program(process, command, remaining);
+        return become_program(process, command, &remaining);
     }
     command.find()?;
     // The change of user has set it to what the host has for such programs (fs.suid_dumpable), and the process may wait
     // for long, as a copy of this program.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Stage::StartGate, "hide from other processes")?;
-    let run = || {
-        if let Some(hooks) = start_hooks {
+    let run = || match start_hooks {
+        None => become_program(process, command, &remaining),
+        Some(hooks) => {
             hooks::run_start_container(hooks, || confine(process, &remaining))?;
+            Err(command.run())
         }
-        become_program(process, command, remaining)
     };
+    if start_hooks.is_some() {
+        let needed: Vec<_> = setup.gate.into_iter().chain([reporter.as_fd()]).collect();
+        sys::close_others(3 + setup.preserved, &needed).at(Stage::CloseDescriptors, "before hooks")?;
+    }
     match setup.gate {
         Some(gate) => start_gate::pass(gate, reporter, run),
         None => run(),
@@ -336,9 +341,9 @@ pub(crate) fn launch(
 fn become_program(
     process: &Process,
     command: &Command<'_>,
-    remaining: Remaining,
+    remaining: &Remaining,
 ) -> Result<Infallible, StageError> {
-    confine(process, &remaining)?;
+    confine(process, remaining)?;
     Err(command.run())
 }
 

@@ -37,8 +37,17 @@ pub(crate) fn attach(pause: &HookPause, root: BorrowedFd<'_>, fds: Fds<'_>) -> R
 /// Makes the file systems of the host the root, and waits for the hooks.
 pub(crate) fn wait(pause: &HookPause, fds: Fds<'_>, reporter: &Reporter) -> Result<(), StageError> {
     pod_root::switch(fds.get(pause.host)?).at(Stage::SwitchRoot, "pivot_root for hooks")?;
-    let Some(socket) = pause.socket else { return reporter.wait_to_proceed() };
-    let socket = fds.get(socket)?;
+    match pause.socket {
+        None => reporter.wait_to_proceed()?,
+        Some(socket) => wait_at(fds.get(socket)?)?,
+    }
+    // They lead to the root of the host and to the server: a hook in the container must not find them.
+    let used = [Some(pause.host), pause.socket].into_iter().flatten();
+    let used = used.map(|index| fds.get(index)).collect::<Result<Vec<_>, _>>()?;
+    sys::close_these(&used).at(Stage::CloseDescriptors, "of the pause for hooks")
+}
+
+fn wait_at(socket: BorrowedFd<'_>) -> Result<(), StageError> {
     let gone = "wait for hooks: they failed, or the server has ended";
     let gone = |_| StageError::explained(Stage::Hook, Errno::PIPE, gone);
     retry_on_intr(|| send(socket, &[0], SendFlags::NOSIGNAL)).map_err(gone)?;
@@ -49,35 +58,77 @@ pub(crate) fn wait(pause: &HookPause, fds: Fds<'_>, reporter: &Reporter) -> Resu
     }
 }
 
-/// Runs the startContainer hooks. The caller has become the user, and `confine` does what is left before an exec.
+/// Runs the startContainer hooks: programs of the image, which may inspect this process if it has CAP_SYS_PTRACE. So
+/// they start only when it has become what the container's program is: `confine` loads its filter and drops its last
+/// rights. The filter may forbid to make processes: those of all hooks are made before it, and wait for their turn.
+///
+/// The caller has become the user, and has closed what is not the container's.
 pub(crate) fn run_start_container(
     hooks: &Hooks,
     confine: impl Fn() -> Result<(), StageError>,
 ) -> Result<(), StageError> {
-    hooks.start_container.iter().try_for_each(|hook| run(hook, &hooks.state, &confine))
+    let made = hooks.start_container.iter().map(|hook| make(hook, &hooks.state, &confine));
+    let made = made.collect::<Result<Vec<_>, _>>()?;
+    confine()?;
+    made.into_iter().try_for_each(Made::run)
 }
 
-fn run(
-    hook: &StartHook,
+/// A process that waits to become a hook.
+struct Made<'a> {
+    hook: &'a StartHook,
+    pid: i32,
+    pidfd: OwnedFd,
+    output: OwnedFd,
+    turn: Turn,
+}
+
+/// A pipe by which the hook's process hears that it is its turn. It ends when the other end closes.
+struct Turn {
+    /// Kept, so that writing to a process that was killed is no SIGPIPE.
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+fn make<'a>(
+    hook: &'a StartHook,
     state: &[u8],
     confine: impl Fn() -> Result<(), StageError>,
-) -> Result<(), StageError> {
+) -> Result<Made<'a>, StageError> {
     let at = Stage::Hook;
     let subject = || Quoted(&hook.path);
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).at(at, subject());
     let stdin = input(state).at(at, subject())?;
-    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).at(at, subject())?;
-    ioctl_fionbio(&reader, true).at(at, subject())?;
+    let ((output, writer), (turn, ready)) = (pipe()?, (pipe()?, pipe()?));
+    ioctl_fionbio(&output, true).at(at, subject())?;
     match sys::clone3(0, None).at(at, subject())? {
         Cloned::Child => {
             let _stop = Stop;
-            let Err(error) = become_hook(hook, &stdin, &writer, confine);
-            let _ = write(&writer, error.to_string().as_bytes());
+            let waits = || wait_for_turn(&turn.0, &ready.1);
+            let kept = [turn.0.as_fd(), ready.1.as_fd()];
+            let Err(error) = become_hook(hook, [&stdin, &writer], &kept, confine, waits);
+            let _ = write(rustix::stdio::stderr(), error.to_string().as_bytes());
             sys::exit(127)
         }
         Cloned::Parent { pid, pidfd } => {
-            drop((stdin, writer));
-            wait_for(hook, pid, &pidfd, &reader)
+            drop((stdin, writer, ready.1));
+            let turn = Turn { reader: turn.0, writer: turn.1 };
+            let made = Made { hook, pid, pidfd, output, turn };
+            match retry_on_intr(|| read(&ready.0, &mut [0; 1])).at(at, subject())? {
+                // It has failed to confine itself, and says why.
+                0 => Err(made.run().err().unwrap_or_else(|| failure(&hook.path, "it was not confined", &[]))),
+                _ => Ok(made),
+            }
         }
+    }
+}
+
+/// In a hook's process, which is confined.
+fn wait_for_turn(turn: &OwnedFd, ready: &OwnedFd) -> Result<(), StageError> {
+    let at = Stage::Hook;
+    write(ready, &[0]).at(at, "wait for its turn")?;
+    match retry_on_intr(|| read(turn, &mut [0; 1])).at(at, "wait for its turn")? {
+        0 => sys::exit(127),
+        _ => Ok(()),
     }
 }
 
@@ -95,19 +146,32 @@ fn input(state: &[u8]) -> Result<OwnedFd, Errno> {
 
 fn become_hook(
     hook: &StartHook,
-    stdin: &OwnedFd,
-    output: &OwnedFd,
+    [stdin, output]: [&OwnedFd; 2],
+    kept: &[BorrowedFd<'_>],
     confine: impl Fn() -> Result<(), StageError>,
+    wait_for_turn: impl Fn() -> Result<(), StageError>,
 ) -> Result<Infallible, StageError> {
     let at = Stage::Hook;
     setsid().at(at, "make a session")?;
     rustix::stdio::dup2_stdin(stdin).at(at, "connect its streams")?;
     rustix::stdio::dup2_stdout(output).at(at, "connect its streams")?;
     rustix::stdio::dup2_stderr(output).at(at, "connect its streams")?;
-    sys::close_on_exec_from(3).at(at, "close descriptors")?;
+    sys::close_others(3, kept).at(at, "close descriptors")?;
     confine()?;
+    wait_for_turn()?;
     let errno = sys::execve(&hook.path, &Strings::new(&hook.args), &Strings::new(&hook.env));
     Err(StageError::new(Stage::Exec, errno, Quoted(&hook.path)))
+}
+
+impl Made<'_> {
+    /// Lets it become the hook, and waits for its end.
+    fn run(self) -> Result<(), StageError> {
+        let Self { hook, pid, pidfd, output, turn } = self;
+        write(&turn.writer, &[0]).at(Stage::Hook, Quoted(&hook.path))?;
+        let ended = wait_for(hook, pid, &pidfd, &output);
+        drop(turn.reader);
+        ended
+    }
 }
 
 fn wait_for(hook: &StartHook, pid: i32, pidfd: &OwnedFd, output: &OwnedFd) -> Result<(), StageError> {
