@@ -75,12 +75,11 @@ fn end(service: &Arc<ServiceState>, container: &Arc<Container>, exit: Exit, star
     let noted = note_with(&mut emitter, container, exit, starts);
     drop(emitter);
     match noted {
-        Ok(Noted::Now) => {
-            // If a stop has it: that kills by the cgroup too, and a start waits for it.
-            if let Ok(cleaning) = cleaning {
-                clean(service, container, cleaning);
-            }
-        }
+        Ok(Noted::Now) => match cleaning {
+            Ok(cleaning) => clean(service, container, cleaning),
+            // A stop has it: that kills by the cgroup too, and a start waits for it.
+            Err(_) => container_hooks::run_poststop_in_background(container, None),
+        },
         // A second clean-up could meet the next life of the container in the same cgroup.
         Ok(Noted::Before) => {}
         Err(refusal) => tracing::error!(container = %container.id(), %refusal, "an exit that cannot be"),
@@ -148,8 +147,7 @@ fn clean(
         let work = move |steps: &Steps| {
             close_files(&container);
             steps.step("cgroup", || container_cgroup::remove(&service, &container))?;
-            container_hooks::run_poststop(&container);
-            Ok(())
+            steps.step("poststop hooks", || container_hooks::run_poststop(&container))
         };
         let result = operation.blocking(deadline, work).await;
         if let Err(error) = operation.finish(result).await {

@@ -193,7 +193,7 @@ fn unpause_if_committed(service: &Arc<ServiceState>, container: &Arc<Container>)
 /// may take seconds.
 fn end_if_lost(service: &Arc<ServiceState>, container: &Arc<Container>) -> Option<JoinHandle<()>> {
     if matches!(container.status().state, State::Exited(_)) {
-        container_hooks::run_poststop_in_background(container);
+        container_hooks::run_poststop_in_background(container, None);
     }
     let pod = service.pod_of(container);
     let monitored = pod.as_ref().is_some_and(|pod| pod.status().state.may_run());
@@ -235,7 +235,9 @@ fn remove_cgroup(service: &Arc<ServiceState>, container: &Arc<Container>) -> Joi
             tracing::warn!(container = %container.id(), %error, "cannot remove the container's cgroup");
         }
         exits::close_files(&container);
-        container_hooks::run_poststop(&container);
+        if let Err(error) = container_hooks::run_poststop(&container) {
+            tracing::warn!(container = %container.id(), %error, "its poststop hooks will run again");
+        }
         drop(cleaning);
     })
 }

@@ -7,25 +7,31 @@
 //!   exit, failed start, removal: poststop, once per start
 //! ```
 //!
-//! Hooks before the end of the container run in its cgroup, so that nothing of them is left after it. If this server
-//! ends, its hook is killed, and the process that waits for it ends: the container can be started again.
+//! Hooks before the end of the container run in its cgroup, so that nothing of them is left after it: its limit of memory
+//! and its rules for devices are theirs too. Without that cgroup they do not run. Those after the end run in the cgroup
+//! of the server. If this server ends, its hook is killed, and the process that waits for it ends: the container can be
+//! started again.
+//!
+//! A file says from the start on that poststop hooks are due. It is removed when they have run, so that they run once
+//! more if the server ends meanwhile. A start does not replace it: it runs first what is due.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crisp_executor::cgroup::JoinFds;
 use crisp_executor::compile::{CompileError, HookInputs, needs_pause};
 use crisp_executor::hook::{self, Kind, Pause, Runner, State};
 use crisp_executor::source;
 use crisp_metrics::trace;
-use crisp_operation::Stage;
+use crisp_operation::{Interrupted, Stage};
 use crisp_sandbox::Pod;
 use oci_spec::runtime::{Hooks, Spec};
 use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::sync::OwnedMutexGuard;
 
 use super::container_cgroup;
 use crate::cause::Cause;
@@ -63,7 +69,7 @@ pub(super) fn check(edits: &Edits, pod: &Pod) -> Result<(), Cause> {
     }
 }
 
-/// Prepares the hooks of a start. Blocks. The bundle must exist.
+/// Prepares the hooks of a start. Blocks. The bundle must exist, and [`run_due`] must have been called.
 ///
 /// # Errors
 /// The file systems of the host cannot be opened.
@@ -124,9 +130,10 @@ pub(super) async fn run_in_pause(
     let run = move |_: &_| {
         let failed = Cause::system("wait for the pause of hooks");
         let Some(paused) = pause.wait(cancel.as_fd()).map_err(failed)? else { return Ok(()) };
-        let cgroup = cgroup_of(&service, &container)?;
+        // It is missing if a stop has removed it.
+        let cgroup = cgroup_of(&service, &container)?.ok_or(Cause::Stopped)?;
         let state = state.value("creating", paused.pid).to_string();
-        let runner = Runner { state: &state, cgroup: cgroup.as_ref(), cancel: Some(cancel.as_fd()) };
+        let runner = Runner { state: &state, cgroup: Some(&cgroup), cancel: Some(cancel.as_fd()) };
         runner.run_in_pause(&hooks, hook::Container { process: paused.process.as_fd(), user: false })?;
         // If it has ended meanwhile, the monitor reports why.
         let _ = pause.proceed();
@@ -137,24 +144,31 @@ pub(super) async fn run_in_pause(
     result
 }
 
-fn cgroup_of(
-    service: &ServiceState,
-    container: &Container,
-) -> Result<Option<crisp_executor::cgroup::JoinFds>, Cause> {
+fn cgroup_of(service: &ServiceState, container: &Container) -> Result<Option<JoinFds>, Cause> {
     Ok(container_cgroup::open(service, container)?.map(|cgroup| cgroup.join()).transpose()?)
 }
 
-/// Runs the poststart hooks of a container that has just been started. Failures are logged.
+/// Runs the poststart hooks of a container that has just been started, unless it has ended. Failures are logged.
 pub(super) async fn run_poststart(service: &Arc<ServiceState>, container: &Arc<Container>, pid: i32) {
     if !has(container, Kind::Poststart) {
         return;
     }
     let (service, container) = (service.clone(), container.clone());
-    let run = move || {
-        let cgroup = cgroup_of(&service, &container).unwrap_or_default();
-        run_and_log(&container, Kind::Poststart, ("running", pid), cgroup.as_ref());
+    let run = move || match cgroup_to_join(&service, &container, pid) {
+        Ok(cgroup) => run_and_log(&container, Kind::Poststart, ("running", pid), Some(&cgroup)),
+        Err(why) => tracing::info!(container = %container.id(), why, "poststart hooks are not run"),
     };
     let _ = tokio::task::spawn_blocking(trace_of(run)).await;
+}
+
+/// The cgroup of a container that runs. If the container ends after this, no process can be started in it.
+fn cgroup_to_join(service: &ServiceState, container: &Container, pid: i32) -> Result<JoinFds, String> {
+    let cgroup = cgroup_of(service, container).map_err(|error| error.to_string())?;
+    // Compared after that: the cgroup may be that of a later life.
+    match cgroup.filter(|_| container.status().state.pid() == Some(pid)) {
+        Some(cgroup) => Ok(cgroup),
+        None => Err("the container has ended".to_owned()),
+    }
 }
 
 fn trace_of<T>(run: impl FnOnce() -> T) -> impl FnOnce() -> T {
@@ -162,41 +176,70 @@ fn trace_of<T>(run: impl FnOnce() -> T) -> impl FnOnce() -> T {
     move || trace::run_within(span, run)
 }
 
-/// Runs the poststop hooks of an ended container, once per start. Failures are logged. Blocks. The caller has
-/// [`Container::cleaning`]: one that comes later returns when the hooks have run.
-pub(crate) fn run_poststop(container: &Container) {
+/// Runs the poststop hooks of an ended container, once per start; once more if this server ends before they have ended.
+/// Failures are logged. Blocks. The caller has [`Container::cleaning`]: one that comes later returns when the hooks have
+/// run.
+///
+/// # Errors
+/// The disk does not note that they have run: they will run again.
+pub(crate) fn run_poststop(container: &Container) -> Result<(), Cause> {
+    if !has(container, Kind::Poststop) {
+        return Ok(());
+    }
+    let due = container.folder.poststop_due();
+    if due.try_exists().map_err(Cause::file(&due))? {
+        run_and_log(container, Kind::Poststop, ("stopped", 0), None);
+        fs::remove_file(&due).map_err(Cause::file(&due))?;
+    }
+    Ok(())
+}
+
+/// Runs the poststop hooks of the life before, if they are due. Blocks.
+///
+/// # Errors
+/// As [`run_poststop`].
+pub(super) fn run_due(container: &Container) -> Result<(), Cause> {
+    if !has(container, Kind::Poststop) {
+        return Ok(());
+    }
+    let _cleaning = container.cleaning.clone().blocking_lock_owned();
+    run_poststop(container)
+}
+
+/// [`run_poststop_alone`], for a caller that does not wait. `cleaning`: [`Container::cleaning`], if the caller has it.
+pub(crate) fn run_poststop_in_background(container: &Arc<Container>, cleaning: Option<OwnedMutexGuard<()>>) {
     if !has(container, Kind::Poststop) {
         return;
     }
-    // The one that removes the file runs them.
-    let due = container.folder.poststop_due();
-    match fs::remove_file(&due) {
-        Ok(()) => run_and_log(container, Kind::Poststop, ("stopped", 0), None),
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => tracing::warn!(path = %due.display(), %error, "poststop hooks are not run"),
-    }
-}
-
-/// [`run_poststop_alone`], for a caller that does not wait.
-pub(crate) fn run_poststop_in_background(container: &Arc<Container>) {
-    if has(container, Kind::Poststop) {
-        let container = container.clone();
-        tokio::spawn(async move { run_poststop_alone(&container).await });
-    }
+    let container = container.clone();
+    tokio::spawn(async move {
+        let result = match cleaning {
+            Some(cleaning) => run_poststop_with(&container, cleaning).await,
+            None => run_poststop_alone(&container).await,
+        };
+        if let Err(error) = result {
+            tracing::warn!(container = %container.id(), %error, "its poststop hooks will run again");
+        }
+    });
 }
 
 /// [`run_poststop`], once the clean-up after an exit, which may be running them, has ended.
-pub(super) async fn run_poststop_alone(container: &Arc<Container>) {
+pub(super) async fn run_poststop_alone(container: &Arc<Container>) -> Result<(), Cause> {
     if !has(container, Kind::Poststop) {
-        return;
+        return Ok(());
     }
     let cleaning = container.cleaning.clone().lock_owned().await;
+    run_poststop_with(container, cleaning).await
+}
+
+async fn run_poststop_with(container: &Arc<Container>, cleaning: OwnedMutexGuard<()>) -> Result<(), Cause> {
     let container = container.clone();
     let run = move || {
         let _cleaning = cleaning;
-        run_poststop(&container);
+        // A start has run what was due before it, and waits for this lock before it does that.
+        if container.status().state.is_idle() { run_poststop(&container) } else { Ok(()) }
     };
-    let _ = tokio::task::spawn_blocking(trace_of(run)).await;
+    tokio::task::spawn_blocking(trace_of(run)).await.unwrap_or(Err(Interrupted::ShuttingDown.into()))
 }
 
 /// How long [`run_poststop`] may take; None if the container has no such hooks.
@@ -210,12 +253,7 @@ fn has(container: &Container, kind: Kind) -> bool {
 }
 
 /// By the spec, failures of these hooks change nothing.
-fn run_and_log(
-    container: &Container,
-    kind: Kind,
-    (status, pid): (&str, i32),
-    cgroup: Option<&crisp_executor::cgroup::JoinFds>,
-) {
+fn run_and_log(container: &Container, kind: Kind, (status, pid): (&str, i32), cgroup: Option<&JoinFds>) {
     let path = container.folder.spec();
     let read = fs::read(&path).map_err(Cause::file(&path));
     let spec = read.and_then(|bytes| {

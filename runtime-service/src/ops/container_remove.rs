@@ -114,10 +114,7 @@ async fn delete(
     };
     // They read the folder.
     if let Some(limit) = container_hooks::poststop_limit(container) {
-        let hooks = |_| async {
-            container_hooks::run_poststop_alone(container).await;
-            Ok(())
-        };
+        let hooks = |_| container_hooks::run_poststop_alone(container);
         operation.stage("hooks", FILES + limit, hooks).await?;
     }
     operation.blocking(FILES, work).await?;

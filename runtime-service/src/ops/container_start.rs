@@ -93,8 +93,11 @@ async fn start_once(
             Ok(())
         }
         Err(failure) => {
+            // Before the failure becomes visible: what comes after it waits for the hooks. If another has it, that is
+            // the clean-up of this start.
+            let cleaning = container.cleaning.clone().try_lock_owned().ok();
             let failure = note_failure(service, container, failure);
-            container_hooks::run_poststop_in_background(container);
+            container_hooks::run_poststop_in_background(container, cleaning);
             Err(failure.into())
         }
     }
@@ -156,7 +159,8 @@ async fn bring_up(
         Some(plan) => with_log(operation, service, container, plan).await?,
         None => {
             let (service, container, pod) = (service.clone(), container.clone(), pod.clone());
-            operation.blocking(PREPARE, move |steps| prepare(&service, &container, &pod, steps)).await?
+            let deadline = PREPARE + container_hooks::poststop_limit(&container).unwrap_or_default();
+            operation.blocking(deadline, move |steps| prepare(&service, &container, &pod, steps)).await?
         }
     };
     undo_monitor(operation, container, link);
@@ -238,6 +242,8 @@ fn prepare(
     let metadata = &container.metadata;
     let resources = &container.status().resources;
     container_prepare::undo(service, container, steps);
+    // Of a start that an earlier server has left.
+    steps.step("poststop hooks", || container_hooks::run_due(container))?;
     let spec = steps.step("spec", || container_spec::build(service, metadata, resources, pod))?;
     let parts = container_prepare::take(service, container, pod, &spec, steps)?;
     let log = steps.step("log", || metadata.log_path.as_deref().map(log_reopen::open).transpose())?;

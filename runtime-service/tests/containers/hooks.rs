@@ -198,6 +198,56 @@ async fn a_hook_that_fails_undoes_the_start() {
     lab.remove_pod(&pod).await;
 }
 
+/// It may trace all processes of the container, and read what they have.
+#[tokio::test]
+async fn a_hook_of_the_image_finds_nothing_of_the_runtime_in_the_process_that_waits_for_it() {
+    let lab = lab!();
+    let line = "ls -l /proc/1/fd > /tmp/files && grep -E '^(CapEff|Seccomp):' /proc/1/status > /tmp/rights";
+    let inside =
+        json!({ "hookName": "startContainer", "path": "/bin/sh", "args": ["sh", "-c", line], "env": [PATH] });
+    write_spec(&lab, &[hook("createContainer", "true"), inside.clone(), inside]);
+    let pod = lab.pod("traced").await;
+    let mut config = with_device("sleep 1000");
+    security(&mut config).capabilities =
+        Some(proto::Capability { add_capabilities: vec!["SYS_PTRACE".into()], ..Default::default() });
+    security(&mut config).seccomp = Some(proto::SecurityProfile::default());
+    let id = lab.run(&pod, config).await;
+    let files = lab.sh(&id, "cat /tmp/files").await;
+    let files: Vec<&str> = files.lines().filter_map(|line| line.split(" -> ").nth(1)).collect();
+    assert!(files.len() >= 4, "{files:?}");
+    let own = |file: &&str| *file == "/dev/null" || file.starts_with("pipe:") || file.starts_with("socket:");
+    assert!(files.iter().all(own), "{files:?}");
+    let rights = lab.sh(&id, "cat /tmp/rights").await;
+    let rights: Vec<&str> = rights.split_whitespace().collect();
+    let effective = u64::from_str_radix(rights[1], 16).unwrap();
+    assert_eq!((effective >> 19 & 1, effective >> 21 & 1, rights[3]), (1, 0, "2"), "{rights:?}");
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn no_hook_of_a_start_runs_after_the_end_or_outside_the_container() {
+    let lab = lab!();
+    let line = |kind: &str| {
+        hook(kind, &format!("echo {kind} $(cat /proc/self/cgroup | tail -n 1) >> {}", seen(&lab).display()))
+    };
+    write_spec(&lab, &[line("poststart"), line("poststop")]);
+    let pod = lab.pod("short").await;
+    for attempt in 0..5 {
+        let _ = std::fs::remove_file(seen(&lab));
+        let mut config = with_device("true");
+        config.metadata.as_mut().unwrap().attempt = attempt;
+        let id = lab.run(&pod, config).await;
+        lab.exited(&id).await;
+        lab.remove(&id).await.unwrap();
+        let log = read(&lab);
+        let kinds: Vec<&str> = log.lines().filter_map(|line| line.split(' ').next()).collect();
+        assert!(matches!(kinds[..], ["poststop"] | ["poststart", "poststop"]), "{log}");
+        let started = log.lines().find(|line| line.starts_with("poststart"));
+        assert!(started.is_none_or(|line| line.contains(&id)), "{log}");
+    }
+    lab.remove_pod(&pod).await;
+}
+
 #[tokio::test]
 async fn a_stop_ends_a_hook() {
     let lab = lab!();
@@ -249,7 +299,8 @@ fn a_start_that_a_server_leaves_in_its_hooks_can_be_repeated() {
     over_a_restart(
         async |lab| {
             let line = format!("echo $$ >> {0}; [ -e {0}.go ] || exec sleep 1000", seen(lab).display());
-            write_spec(lab, &[hook("createContainer", &line)]);
+            let stopped = format!("echo stopped >> {}", seen(lab).display());
+            write_spec(lab, &[hook("createContainer", &line), hook("poststop", &stopped)]);
             let pod = lab.pod("left").await;
             let id = lab.create(&pod, with_device("sleep 1000")).await.unwrap();
             tokio::select! {
@@ -264,7 +315,12 @@ fn a_start_that_a_server_leaves_in_its_hooks_can_be_repeated() {
             std::fs::write(lab.dir.path().join("seen.go"), "").unwrap();
             lab.start(&id).await.unwrap();
             assert_eq!(lab.sh(&id, "echo runs").await, "runs\n");
-            assert_eq!(read(lab).lines().count(), 2);
+            // Of the start that was left, before those of the next one.
+            let log = read(lab);
+            let stopped: Vec<bool> = log.lines().map(|line| line == "stopped").collect();
+            assert_eq!(stopped, [false, true, false], "{log}");
+            lab.remove(&id).await.unwrap();
+            assert!(read(lab).ends_with("\nstopped\n") && read(lab).lines().count() == 4, "{}", read(lab));
             lab.remove_pod(&pod).await;
         },
     );
