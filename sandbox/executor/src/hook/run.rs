@@ -117,6 +117,7 @@ impl Runner<'_> {
             namespaces: inside.map(|container| (container.process, NAMESPACES | user(container))),
             v1_tasks: self.cgroup.map_or(&[], |cgroup| &cgroup.v1_tasks),
             ends_with_caller: true,
+            for_others: true,
         };
         let program = Program {
             file: ProgramFile::Path(&path),
@@ -250,6 +251,8 @@ fn how_it_ended(status: WaitIdStatus) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
     use super::*;
 
     fn shell(line: &str, timeout: i64) -> Hook {
@@ -281,6 +284,28 @@ mod tests {
         drop(leak);
         // ls has one more for the folder.
         assert_eq!(std::fs::read_to_string(seen).unwrap(), "{\"id\":\"a\"}named set\n4\n/\n");
+    }
+
+    #[test]
+    fn a_hook_is_no_part_of_the_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let seen = folder.path().join("seen");
+        let mut hook = shell(&format!("(cat /proc/self/oom_score_adj; ulimit -Sn) > {}", seen.display()), 10);
+        hook.set_env(Some(vec!["PATH=/usr/bin:/bin".to_owned()]));
+        let score = |score: &str| std::fs::write("/proc/self/oom_score_adj", score);
+        let before = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+        // Needs no rights to be made higher. A server usually has less than 0.
+        let _ = score("-999");
+        let (own, limit) =
+            (std::fs::read_to_string("/proc/self/oom_score_adj").unwrap(), getrlimit(Resource::Nofile));
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit.clone() }).unwrap();
+        let ran = run(&hook, None);
+        setrlimit(Resource::Nofile, limit.clone()).unwrap();
+        let _ = score(before.trim());
+        ran.unwrap();
+        let usual = limit.maximum.map_or(1024, |most| most.min(1024));
+        let expected = if own.starts_with('-') || own == "0\n" { "0\n" } else { own.as_str() };
+        assert_eq!(std::fs::read_to_string(seen).unwrap(), format!("{expected}{usual}\n"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::process::Pid;
 
 use super::{
     CLONE_INTO_CGROUP, CloneArgs, SIGSET, Strings, checked, close_on_exec_from, exit, reset_signals,
@@ -47,6 +48,9 @@ pub struct Place<'a> {
     pub v1_tasks: &'a [OwnedFd],
     /// Whether it is killed when the thread that starts it ends.
     pub ends_with_caller: bool,
+    /// Whether it is for others than this program: with the OOM score and the soft limit of open files that programs
+    /// usually have, and in its cgroup in any case, or not at all.
+    pub for_others: bool,
 }
 
 /// A running program.
@@ -100,7 +104,9 @@ impl Program<'_> {
                 .zip(namespaces)
                 .map(|(process, (_, bits))| (process.as_raw_fd(), bits)),
             tasks: &tasks,
-            ends_with_caller: self.place.ends_with_caller,
+            caller: self.place.ends_with_caller.then(rustix::process::getpid),
+            for_others: self.place.for_others,
+            cgroup: None,
             stdio: stdio.each_ref().map(AsRawFd::as_raw_fd),
             args: args.pointers.as_ptr(),
             env: env.pointers.as_ptr(),
@@ -145,7 +151,8 @@ fn clone_or_not_into(
             Err(errno) => return Err(errno),
         }
     }
-    Ok((vfork(None, child)?, false))
+    child.cgroup = cgroup.filter(|_| child.for_others).map(|cgroup| cgroup.as_raw_fd());
+    Ok((vfork(None, child)?, child.cgroup.is_some()))
 }
 
 /// The child's data, in the memory that it shares with the parent. The child allocates nothing and takes no
@@ -156,7 +163,11 @@ struct Child<'a> {
     path: *const c_char,
     namespaces: Option<(RawFd, i32)>,
     tasks: &'a [RawFd],
-    ends_with_caller: bool,
+    /// The process with which it ends.
+    caller: Option<Pid>,
+    for_others: bool,
+    /// The folder of a v2 cgroup that it could not be born in.
+    cgroup: Option<RawFd>,
     stdio: [RawFd; 3],
     args: *const *const c_char,
     env: *const *const c_char,
@@ -178,6 +189,14 @@ impl Child<'_> {
         let failed = |step| move |errno| ProgramError { step, errno };
         // SAFETY: no memory is involved.
         checked(unsafe { libc::syscall(libc::SYS_setsid) }).map_err(failed("make a session"))?;
+        if self.for_others {
+            // The kernel does not let each caller lower the score: then it has more than usual.
+            match write_file(libc::AT_FDCWD, c"/proc/self/oom_score_adj") {
+                Ok(()) | Err(Errno::ACCESS | Errno::PERM) => {}
+                Err(errno) => return Err(failed("set its OOM score")(errno)),
+            }
+            limit_open_files().map_err(failed("limit its open files"))?;
+        }
         self.join().map_err(failed("join its cgroups and namespaces"))?;
         let root: *const c_char = c"/".as_ptr();
         // SAFETY: a C string, only read.
@@ -194,6 +213,9 @@ impl Child<'_> {
 
     /// Joins cgroups and namespaces. A new mount namespace comes with its root.
     fn join(&self) -> Result<(), Errno> {
+        if let Some(cgroup) = self.cgroup {
+            write_file(cgroup, c"cgroup.procs")?;
+        }
         for tasks in self.tasks {
             // SAFETY: one byte of a constant, only read. `0` is the writer.
             checked(unsafe { libc::syscall(libc::SYS_write, *tasks, c"0".as_ptr(), 1usize) })?;
@@ -205,10 +227,14 @@ impl Child<'_> {
                 self.become_root()?;
             }
         }
-        if self.ends_with_caller {
+        if let Some(caller) = self.caller {
             let (option, signal) = (libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             // SAFETY: no memory is involved.
             checked(unsafe { libc::syscall(libc::SYS_prctl, option, signal, 0, 0, 0) })?;
+            // The caller may have ended before that: it sends no signal any more.
+            if rustix::process::getppid() != Some(caller) {
+                return Err(Errno::SRCH);
+            }
         }
         Ok(())
     }
@@ -234,6 +260,29 @@ impl Child<'_> {
     }
 }
 
+/// Writes `0`, which to a cgroup is the writer. For the child.
+fn write_file(folder: RawFd, path: &CStr) -> Result<(), Errno> {
+    let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+    // SAFETY: a C string, only read. The descriptor is the child's alone.
+    let file = checked(unsafe { libc::syscall(libc::SYS_openat, folder, path.as_ptr(), flags, 0) })?;
+    // SAFETY: one byte of a constant, only read.
+    checked(unsafe { libc::syscall(libc::SYS_write, file, c"0".as_ptr(), 1usize) }).map(drop)
+}
+
+/// A program that uses select(2) fails with higher numbers of files, and a server usually has a higher limit. For the
+/// child.
+fn limit_open_files() -> Result<(), Errno> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let (old, none): (*mut libc::rlimit64, *const libc::rlimit64) = (&raw mut limit, ptr::null());
+    let this = |new: *const libc::rlimit64, old: *mut libc::rlimit64| {
+        // SAFETY: both are null or a limit of the child.
+        checked(unsafe { libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, new, old) })
+    };
+    this(none, old)?;
+    limit.rlim_cur = limit.rlim_max.min(OPEN_FILES);
+    this(&raw const limit, ptr::null_mut()).map(drop)
+}
+
 /// The only function that the child runs.
 extern "C" fn enter(child: *mut Child<'_>) -> ! {
     // SAFETY: `vfork` passes a valid pointer, and the thread that owns it is suspended until the child has
@@ -243,6 +292,8 @@ extern "C" fn enter(child: *mut Child<'_>) -> ! {
     exit(127)
 }
 
+/// Soft limit of open files of a program for others.
+const OPEN_FILES: u64 = 1024;
 /// Size of the child's stack; it uses a small part.
 const STACK: usize = 64 << 10;
 
