@@ -58,6 +58,8 @@ struct Request {
     resources: Resources,
     cgroups: Cgroups,
     record: Record,
+    /// Whether hooks have run, or at least the first one has.
+    hooked: bool,
 }
 
 /// Makes a container. After a failure everything is removed again.
@@ -79,7 +81,11 @@ pub fn create(
     let made = make(&folder, &mut request, options, log);
     made.or_else(|error| {
         let record = folder.record().ok().flatten();
-        match delete::destroy(folder, record.as_ref()) {
+        let removed = match request.hooked {
+            true => delete::delete(folder, record.as_ref(), log),
+            false => delete::destroy(folder, record.as_ref()),
+        };
+        match removed {
             Ok(()) => Err(error),
             Err(left) => bail!("{error:#}; and what was made could not be removed: {left:#}"),
         }
@@ -120,7 +126,7 @@ impl Request {
             creating: true,
         };
         let resources = cgroup::resources(&spec)?;
-        Ok(Self { spec, console, stdio, resources, cgroups: Cgroups::detect()?, record })
+        Ok(Self { spec, console, stdio, resources, cgroups: Cgroups::detect()?, record, hooked: false })
     }
 }
 
@@ -222,7 +228,7 @@ fn start(
 /// Waits until the process is ready for its exec.
 fn wait(
     starting: &Starting,
-    request: &Request,
+    request: &mut Request,
     wants_terminal: bool,
     log: &RuntimeLog,
 ) -> anyhow::Result<Option<OwnedFd>> {
@@ -238,6 +244,7 @@ fn wait(
         match progress {
             None | Some(Progress::Pending | Progress::Notes(_) | Progress::Terminal(_)) => {}
             Some(Progress::Prepared) => {
+                request.hooked = true;
                 let state = state::of_spec(&request.record, Status::Creating).to_string();
                 let user = request.record.mappings.is_some();
                 hooks::run_in_pause(&request.spec, &state, starting, user)?;

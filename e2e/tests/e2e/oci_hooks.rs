@@ -169,6 +169,23 @@ fn a_hook_in_the_container_that_fails_fails_the_start() -> Result<()> {
 }
 
 #[test]
+fn a_create_that_fails_in_its_hooks_runs_those_after_the_end() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    let seen = bundle.path().join("seen");
+    let say = |word: &str| shell(&format!("echo {word} >> {}", seen.display()));
+    bundle.change(&spec(&["true"]), |spec| {
+        let create = json!([say("made")[0], shell("exit 3")[0]]);
+        spec["hooks"] = json!({ "createRuntime": create, "poststop": say("stopped") });
+    })?;
+    let error = bundle.refused(&["create", "@half"])?;
+    assert!(error.contains("hooks.createRuntime: /bin/sh: exit code 3"), "{error}");
+    assert_eq!(std::fs::read_to_string(&seen)?, "made\nstopped\n");
+    assert_eq!(std::fs::read_dir(bundle.root())?.count(), 0);
+    Ok(())
+}
+
+#[test]
 fn all_kinds_of_hooks_are_features() -> Result<()> {
     needs!("busybox");
     let bundle = Bundle::new(&[])?;
