@@ -17,6 +17,11 @@
 //! namespace: a process of the pod that may trace others would get the rights of the host by it. So the pid in its
 //! state is that of the host, also for createContainer. A startContainer hook is a program of the container, which an
 //! image can replace: it never has more rights than the container's own process.
+//! The process that waits for it has no more either by then, nor descriptors of the host: the hook may inspect it.
+//!
+//! Hooks of prestart and createRuntime find the bundle's rootfs as it is on the host, where the container's root is not
+//! mounted. The time limit of a hook begins at its exec: reading its file from a file system that does not answer has
+//! none.
 //!
 //! Cast: [`Kind`] is the moment, [`State`] what a hook reads from its standard input, [`Runner`] runs hooks,
 //! [`Pause`] is the caller's end of the pause.

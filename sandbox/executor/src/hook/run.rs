@@ -298,9 +298,9 @@ mod tests {
         let _ = score("-999");
         let (own, limit) =
             (std::fs::read_to_string("/proc/self/oom_score_adj").unwrap(), getrlimit(Resource::Nofile));
-        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit.clone() }).unwrap();
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
         let ran = run(&hook, None);
-        setrlimit(Resource::Nofile, limit.clone()).unwrap();
+        setrlimit(Resource::Nofile, limit).unwrap();
         let _ = score(before.trim());
         ran.unwrap();
         let usual = limit.maximum.map_or(1024, |most| most.min(1024));
