@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crisp_copy::CopyError;
 use crisp_executor::cgroup::{CgroupError, InvalidCgroupPath};
 use crisp_executor::compile::CompileError;
+use crisp_executor::hook::{HookError, Kind};
 use crisp_executor::ids::ContainerId;
 use crisp_executor::in_root::InRootError;
 use crisp_executor::rootfs::{PartError, RootfsError};
@@ -75,6 +76,13 @@ pub enum Cause {
     Part(#[from] PartError),
     #[error(transparent)]
     Cdi(#[from] Box<CdiError>),
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    #[error(
+        "the CDI devices have {kind} hooks, which cannot reach the container's files in a pod with a user namespace: \
+         give the pod hostUsers: true"
+    )]
+    HookInUserNamespace { kind: Kind },
     #[error("its root file system is read-only: nothing can be copied to it while it does not run")]
     ReadOnlyRoot,
     #[error(transparent)]

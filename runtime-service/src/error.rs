@@ -227,6 +227,7 @@ fn cause_code(cause: &Cause) -> Code {
         Cause::Cdi(error) => cdi_code(error),
         Cause::Refused(_)
         | Cause::PodNotReady(_)
+        | Cause::HookInUserNamespace { .. }
         | Cause::LayersGone { .. }
         | Cause::PodGone
         | Cause::ReadOnlyRoot
@@ -246,6 +247,7 @@ fn cause_code(cause: &Cause) -> Code {
         | Cause::Store(_)
         | Cause::Rootfs(_)
         | Cause::Part(PartError::Kernel { .. })
+        | Cause::Hook(_)
         | Cause::System { .. } => Code::Internal,
     }
 }

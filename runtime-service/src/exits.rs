@@ -27,7 +27,7 @@ use crate::container::signal::Signal;
 use crate::container::state::{Refusal, State};
 use crate::emitter::Emitter;
 use crate::events::Kind;
-use crate::ops::{container_cgroup, container_prepare};
+use crate::ops::{container_cgroup, container_hooks, container_prepare};
 use crate::service_state::ServiceState;
 
 const CLEAN: Duration = Duration::from_secs(30);
@@ -75,12 +75,11 @@ fn end(service: &Arc<ServiceState>, container: &Arc<Container>, exit: Exit, star
     let noted = note_with(&mut emitter, container, exit, starts);
     drop(emitter);
     match noted {
-        Ok(Noted::Now) => {
-            // If a stop has it: that kills by the cgroup too, and a start waits for it.
-            if let Ok(cleaning) = cleaning {
-                clean(service, container, cleaning);
-            }
-        }
+        Ok(Noted::Now) => match cleaning {
+            Ok(cleaning) => clean(service, container, cleaning),
+            // A stop has it: that kills by the cgroup too, and a start waits for it.
+            Err(_) => container_hooks::run_poststop_in_background(container, None),
+        },
         // A second clean-up could meet the next life of the container in the same cgroup.
         Ok(Noted::Before) => {}
         Err(refusal) => tracing::error!(container = %container.id(), %refusal, "an exit that cannot be"),
@@ -144,11 +143,13 @@ fn clean(
     let (service, container) = (service.clone(), container.clone());
     tokio::spawn(async move {
         let operation = service.operation("clean_up_exit", container.id());
+        let deadline = CLEAN + container_hooks::poststop_limit(&container).unwrap_or_default();
         let work = move |steps: &Steps| {
             close_files(&container);
-            steps.step("cgroup", || container_cgroup::remove(&service, &container))
+            steps.step("cgroup", || container_cgroup::remove(&service, &container))?;
+            steps.step("poststop hooks", || container_hooks::run_poststop(&container))
         };
-        let result = operation.blocking(CLEAN, work).await;
+        let result = operation.blocking(deadline, work).await;
         if let Err(error) = operation.finish(result).await {
             tracing::warn!(%error, "the container's removal tries again");
         }

@@ -4,7 +4,9 @@
 //!   <root>/containers/<id>/
 //!       container.json      ContainerMetadata; written once
 //!       status.json         Status; replaced whole
-//!       bundle/config.json  the OCI spec, for people and tools: nothing here reads it
+//!       bundle/config.json  the OCI spec, for people, tools and hooks
+//!       bundle/rootfs       where hooks find the container's root; only for a container with hooks
+//!       bundle/poststop-due     its poststop hooks have not run yet
 //!       upper/ work/        the overlay's writable side; work/ and bundle/ are made for the start
 //!       copy-work/          the second one's, while files of a container that does not run are copied
 //!       volumes/<n>/        one per VOLUME of the image
@@ -108,6 +110,17 @@ impl Folder {
     #[must_use]
     pub fn spec(&self) -> PathBuf {
         self.bundle().join("config.json")
+    }
+
+    #[must_use]
+    pub fn rootfs(&self) -> PathBuf {
+        self.bundle().join("rootfs")
+    }
+
+    /// Exists from a start on until its poststop hooks run.
+    #[must_use]
+    pub fn poststop_due(&self) -> PathBuf {
+        self.bundle().join("poststop-due")
     }
 
     #[must_use]

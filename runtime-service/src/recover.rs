@@ -29,7 +29,7 @@ use crate::container::{Container, ContainerMetadata, Leases};
 use crate::exits::{self, Reconciled};
 use crate::layout::{Folder, Layout};
 use crate::ops::container_remove::delete_in_background;
-use crate::ops::{container_cgroup, container_pause};
+use crate::ops::{container_cgroup, container_hooks, container_pause};
 use crate::service_state::ServiceState;
 
 /// Time limit for a report of one pod's monitor.
@@ -192,6 +192,9 @@ fn unpause_if_committed(service: &Arc<ServiceState>, container: &Arc<Container>)
 /// Ends a container that no monitor reported and that has no pod. Returns the removal of its cgroup, which
 /// may take seconds.
 fn end_if_lost(service: &Arc<ServiceState>, container: &Arc<Container>) -> Option<JoinHandle<()>> {
+    if matches!(container.status().state, State::Exited(_)) {
+        container_hooks::run_poststop_in_background(container, None);
+    }
     let pod = service.pod_of(container);
     let monitored = pod.as_ref().is_some_and(|pod| pod.status().state.may_run());
     let starts = if !monitored && exits::note_unnoted_start(service, container) {
@@ -232,6 +235,9 @@ fn remove_cgroup(service: &Arc<ServiceState>, container: &Arc<Container>) -> Joi
             tracing::warn!(container = %container.id(), %error, "cannot remove the container's cgroup");
         }
         exits::close_files(&container);
+        if let Err(error) = container_hooks::run_poststop(&container) {
+            tracing::warn!(container = %container.id(), %error, "its poststop hooks will run again");
+        }
         drop(cleaning);
     })
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use crisp_executor::cgroup::{Cgroups, Resources};
-use crisp_executor::compile::{self, Compiled, Inputs};
+use crisp_executor::compile::{self, Compiled, HookInputs, Inputs, needs_pause};
+use crisp_executor::hook;
 use crisp_executor::ids::ContainerId;
 use crisp_executor::plan::PidNamespace;
 use crisp_executor::run::detached::{self, Namespaces};
-use crisp_executor::run::{Pauses, Progress, Reported, Starting, Stdio, start_gate};
+use crisp_executor::run::{Progress, Reported, Starting, Stdio, start_gate};
 use crisp_executor::source;
 use crisp_operation::clock;
 use oci_spec::runtime::Spec;
@@ -57,6 +58,8 @@ struct Request {
     resources: Resources,
     cgroups: Cgroups,
     record: Record,
+    /// Whether hooks have run, or at least the first one has.
+    hooked: bool,
 }
 
 /// Makes a container. After a failure everything is removed again.
@@ -78,7 +81,11 @@ pub fn create(
     let made = make(&folder, &mut request, options, log);
     made.or_else(|error| {
         let record = folder.record().ok().flatten();
-        match delete::destroy(folder, record.as_ref()) {
+        let removed = match request.hooked {
+            true => delete::delete(folder, record.as_ref(), log),
+            false => delete::destroy(folder, record.as_ref()),
+        };
+        match removed {
             Ok(()) => Err(error),
             Err(left) => bail!("{error:#}; and what was made could not be removed: {left:#}"),
         }
@@ -100,7 +107,6 @@ fn warn_of_sockets(log: &RuntimeLog) {
 impl Request {
     fn new(options: &CreateOptions, foreground: bool) -> anyhow::Result<Self> {
         let Bundle { path, mut spec, rootfs } = Bundle::read(&options.bundle)?;
-        hooks::refuse_unsupported(&spec)?;
         let process = spec.process_mut().as_mut().context("process: missing in config.json")?;
         let terminal = process.terminal().unwrap_or(false);
         let console = Console::choose(terminal, options.process.console_socket.as_deref(), foreground)?;
@@ -120,7 +126,7 @@ impl Request {
             creating: true,
         };
         let resources = cgroup::resources(&spec)?;
-        Ok(Self { spec, console, stdio, resources, cgroups: Cgroups::detect()?, record })
+        Ok(Self { spec, console, stdio, resources, cgroups: Cgroups::detect()?, record, hooked: false })
     }
 }
 
@@ -169,6 +175,7 @@ fn compile(
     let group = cgroup::make(cgroups, &record.cgroup, resources)?;
     let whole = source::Options { recursive: true, ..source::Options::default() };
     let root = source::open(&record.rootfs, whole, SOURCES).context("root.path")?;
+    let state = state::for_hooks(record);
     let inputs = Inputs {
         root: root.mount,
         cgroups: cgroups.clone(),
@@ -178,6 +185,7 @@ fn compile(
         mounts: Vec::new(),
         pod_shm: false,
         standalone: true,
+        hooks: hook_inputs(&request.spec, &state)?,
         source_deadline: SOURCES,
     };
     let compiled = compile::compile(&of_executor(&request.spec), inputs)?;
@@ -186,10 +194,18 @@ fn compile(
     Ok(compiled)
 }
 
+/// The process reports its pause, so that there is no socket for it.
+fn hook_inputs<'a>(spec: &Spec, state: &'a hook::State) -> anyhow::Result<Option<HookInputs<'a>>> {
+    let Some(hooks) = spec.hooks() else { return Ok(None) };
+    let whole = source::Options { recursive: true, ..source::Options::default() };
+    let open = || source::open(Path::new("/"), whole, SOURCES).context("open the root folder for hooks");
+    let host = if needs_pause(hooks) { Some(open()?.mount) } else { None };
+    Ok(Some(HookInputs { state, host, pause: None }))
+}
+
 /// The spec without the fields that this module handles.
 fn of_executor(spec: &Spec) -> Spec {
     let mut spec = spec.clone();
-    spec.set_hooks(None);
     spec.set_domainname(None);
     if let Some(linux) = spec.linux_mut() {
         linux.set_sysctl(None);
@@ -206,14 +222,13 @@ fn start(
     let id = &request.record.executor_id;
     let gate = start_gate::listen(folder.as_fd(), GATE).context("make the start gate")?;
     let stdio = std::mem::take(&mut request.stdio);
-    let pauses = Pauses { before_root: hooks::has_before_root(&request.spec), gate: Some(gate.as_fd()) };
-    Ok(detached::create(id, &compiled.plan, &compiled.fds, stdio, namespaces, pauses)?)
+    Ok(detached::create(id, &compiled.plan, &compiled.fds, stdio, namespaces, Some(gate.as_fd()))?)
 }
 
 /// Waits until the process is ready for its exec.
 fn wait(
     starting: &Starting,
-    request: &Request,
+    request: &mut Request,
     wants_terminal: bool,
     log: &RuntimeLog,
 ) -> anyhow::Result<Option<OwnedFd>> {
@@ -229,8 +244,10 @@ fn wait(
         match progress {
             None | Some(Progress::Pending | Progress::Notes(_) | Progress::Terminal(_)) => {}
             Some(Progress::Prepared) => {
+                request.hooked = true;
                 let state = state::of_spec(&request.record, Status::Creating).to_string();
-                hooks::run_before_root(&request.spec, &state)?;
+                let user = request.record.mappings.is_some();
+                hooks::run_in_pause(&request.spec, &state, starting, user)?;
                 starting.report.proceed().context("wait for the container's process")?;
             }
             Some(Progress::Failed(error)) => return Err(error.into()),

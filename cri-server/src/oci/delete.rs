@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use crisp_executor::cgroup::{Cgroup, CgroupError, Cgroups};
+use crisp_executor::hook::Kind;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::id::OciId;
@@ -60,10 +61,10 @@ pub fn delete(folder: StateFolder, record: Option<&Record>, log: &RuntimeLog) ->
     let spec = folder.spec();
     destroy(folder, record)?;
     if let (Some(record), Ok(spec)) = (record, spec) {
-        let poststop = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
         let state = state::of_spec(record, Status::Stopped).to_string();
         // The container is gone: by the spec, failures of these hooks are only logged.
-        hooks::run_all("poststop", poststop, &state).iter().for_each(|failure| log.warn(failure));
+        let failures = hooks::run_all(Kind::Poststop, &spec, &state);
+        failures.iter().for_each(|failure| log.warn(&failure.to_string()));
     }
     Ok(())
 }

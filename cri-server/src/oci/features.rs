@@ -1,6 +1,7 @@
 //! `crisp oci features`: prints the features of this runtime in the form of the runtime spec (features.md).
 
 use crisp_executor::compile::capabilities::BY_NUMBER;
+use crisp_executor::hook::Kind;
 use serde_json::{Value, json};
 
 use crate::print;
@@ -60,7 +61,7 @@ fn features() -> Value {
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.1",
-        "hooks": ["prestart", "createRuntime", "poststart", "poststop"],
+        "hooks": Kind::ALL.map(Kind::name).as_slice(),
         "mountOptions": MOUNT_OPTIONS.as_slice(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use crisp_executor::hook::Kind;
 use crisp_executor::run::{Progress, Report, start_gate};
 use rustix::fd::AsFd as _;
 use rustix::io::Errno;
@@ -50,13 +51,13 @@ pub fn start(root: &Path, id: &OciId, log: &RuntimeLog) -> anyhow::Result<()> {
     folder.remove_gate()?;
     opened?;
     let spec = folder.spec()?;
-    let poststart = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref());
-    if poststart.is_some() {
+    if hooks::has(Kind::Poststart, &spec) {
         let state = state_for_hooks(&folder, &record)?;
         // A hook may pause or update the container, which takes the lock.
         drop(folder);
         // The container runs: by the spec, failures of these hooks are only logged.
-        hooks::run_all("poststart", poststart, &state).iter().for_each(|failure| log.warn(failure));
+        let failures = hooks::run_all(Kind::Poststart, &spec, &state);
+        failures.iter().for_each(|failure| log.warn(&failure.to_string()));
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crisp_executor::hook;
 use serde_json::{Value, json};
 
 use super::id::OciId;
@@ -30,14 +31,17 @@ impl State {
 /// The members of the runtime spec, which hooks get.
 pub fn of_spec(record: &Record, status: Status) -> Value {
     // The runtime spec has no status `paused`, but lets runtimes define more.
-    json!({
-        "ociVersion": record.oci_version,
-        "id": record.id,
-        "status": status.as_str(),
-        "pid": pid(record, status),
-        "bundle": record.bundle,
-        "annotations": record.annotations,
-    })
+    for_hooks(record).value(status.as_str(), pid(record, status))
+}
+
+/// The members that stay the same.
+pub fn for_hooks(record: &Record) -> hook::State {
+    hook::State {
+        oci_version: record.oci_version.clone(),
+        id: record.id.to_string(),
+        bundle: record.bundle.clone(),
+        annotations: record.annotations.clone(),
+    }
 }
 
 /// The same with the members that runc adds.

@@ -21,6 +21,7 @@ mod diagnosis_starts;
 mod doctor;
 mod exec;
 mod faults;
+mod hooks;
 mod images;
 mod kubelet;
 mod layers;

@@ -117,3 +117,108 @@ fn a_hook_after_the_start_can_change_the_container() -> Result<()> {
     bundle.good(&["delete", "--force", "@web"])?;
     Ok(())
 }
+
+#[test]
+fn hooks_change_the_root_of_a_container_and_run_in_it() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    let (rootfs, seen) = (bundle.path().join("rootfs"), bundle.path().join("seen"));
+    let (rootfs, seen) = (rootfs.display(), seen.display());
+    let outside = format!(
+        "mkdir {rootfs}/made && mount -t tmpfs none {rootfs}/made && echo file > {rootfs}/made/file && \
+         cat > {seen} && readlink /proc/self/ns/mnt /proc/self/ns/uts >> {seen}"
+    );
+    let line = "cat > /made/state; echo $0 $A > /made/named";
+    let mut outside = shell(&outside);
+    outside[0]["env"] = json!(["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
+    let inside =
+        json!([{ "path": "/bin/sh", "args": ["sh", "-c", line, "named"], "env": ["A=b"], "timeout": 20 }]);
+    bundle.change(&spec(&["sh", "-c", "cat /made/file /made/named /made/state"]), |spec| {
+        spec["hooks"] = json!({ "createContainer": outside, "startContainer": inside });
+    })?;
+    let output = bundle.good(&["run", "@inside"])?;
+    let state = output.strip_prefix("file\nnamed b\n").ok_or_else(|| output.clone())?;
+    let state: Value = serde_json::from_str(state)?;
+    assert_eq!((&state["status"], &state["pid"]), (&json!("created"), &json!(1)));
+    assert_eq!(state["bundle"], json!(bundle.path()));
+    let seen = std::fs::read_to_string(bundle.path().join("seen"))?;
+    assert!(seen.contains("\"creating\""), "{seen}");
+    for ns in ["mnt", "uts"] {
+        let own = std::fs::read_link(format!("/proc/self/ns/{ns}"))?.display().to_string();
+        assert!(!seen.contains(&own) && seen.contains(ns), "{seen}");
+    }
+    // The mount was only in the container.
+    assert_eq!(std::fs::read_dir(bundle.path().join("rootfs/made"))?.count(), 0);
+    Ok(())
+}
+
+#[test]
+fn a_hook_in_the_container_that_fails_fails_the_start() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    bundle.change(&spec(&["echo", "ran"]), |spec| {
+        let hook = json!([{ "path": "/bin/sh", "args": ["sh", "-c", "echo no card; exit 7"] }]);
+        spec["hooks"] = json!({ "startContainer": hook });
+    })?;
+    bundle.good(&["create", "@fails"])?;
+    let error = bundle.refused(&["start", "@fails"])?;
+    assert!(error.contains("hooks.startContainer: /bin/sh: exit code 7: no card"), "{error}");
+    assert_eq!(bundle.state("@fails")?["status"], "stopped");
+    bundle.good(&["delete", "@fails"])?;
+    Ok(())
+}
+
+#[test]
+fn a_create_that_fails_in_its_hooks_runs_those_after_the_end() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    let seen = bundle.path().join("seen");
+    let say = |word: &str| shell(&format!("echo {word} >> {}", seen.display()));
+    bundle.change(&spec(&["true"]), |spec| {
+        let create = json!([say("made")[0], shell("exit 3")[0]]);
+        spec["hooks"] = json!({ "createRuntime": create, "poststop": say("stopped") });
+    })?;
+    let error = bundle.refused(&["create", "@half"])?;
+    assert!(error.contains("hooks.createRuntime: /bin/sh: exit code 3"), "{error}");
+    assert_eq!(std::fs::read_to_string(&seen)?, "made\nstopped\n");
+    assert_eq!(std::fs::read_dir(bundle.root())?.count(), 0);
+    Ok(())
+}
+
+#[test]
+fn all_kinds_of_hooks_are_features() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    let features: Value = serde_json::from_str(&bundle.good(&["features"])?)?;
+    let kinds = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+    assert_eq!(features["hooks"], json!(kinds));
+    Ok(())
+}
+
+#[test]
+fn a_hook_in_a_user_namespace_is_its_root() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    for path in ["", "rootfs", "rootfs/bin"] {
+        std::os::unix::fs::chown(bundle.path().join(path), Some(100_000), Some(100_000))?;
+    }
+    std::fs::set_permissions(bundle.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let made = bundle.path().join("rootfs/made");
+    let line = format!(
+        "mkdir {0} && mount -t tmpfs none {0} && cat /proc/self/uid_map > {0}/map && id -u >> {0}/map",
+        made.display()
+    );
+    bundle.change(&spec(&["sh", "-c", "ls -ln / | grep made; cat /made/map"]), |spec| {
+        spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+        for field in ["uidMappings", "gidMappings"] {
+            spec["linux"][field] = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
+        }
+        spec["hooks"] = json!({ "createContainer": shell(&line) });
+        spec["hooks"]["createContainer"][0]["env"] = json!(["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
+    })?;
+    let text = bundle.good(&["run", "@users"])?;
+    let words: Vec<&str> = text.split_whitespace().collect();
+    assert_eq!((words[2], words[3]), ("0", "0"), "{text}");
+    assert!(text.ends_with("0     100000      65536\n0\n"), "{text}");
+    Ok(())
+}

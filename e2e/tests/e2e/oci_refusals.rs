@@ -42,7 +42,7 @@ fn bad_bundles_are_refused_by_name_and_leave_nothing() -> Result<()> {
         ("/process/args", json!([]), "process.args"),
         ("/process/terminal", json!(true), "--console-socket"),
         ("/process/selinuxLabel", json!("system_u:object_r:x_t:s0"), "process.selinuxLabel"),
-        ("/hooks", json!({ "createContainer": [{ "path": "/bin/true" }] }), "hooks.createContainer"),
+        ("/hooks", json!({ "createContainer": [{ "path": "true" }] }), "hooks.createContainer[0].path"),
         ("/hooks", json!({ "prestart": [{ "path": "/bin/false" }] }), "hooks.prestart: /bin/false"),
         ("/linux/cgroupsPath", json!("/../x"), "linux.cgroupsPath"),
         ("/linux/cgroupsPath", json!("system.slice:crisp:x"), "systemd"),

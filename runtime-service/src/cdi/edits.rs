@@ -2,9 +2,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use crisp_executor::hook::Kind;
 use serde::{Deserialize, Serialize};
 
-use super::file::{ContainerEdits, Mount, RawDeviceNode};
+use super::file::{ContainerEdits, Mount, RawDeviceNode, RawHook};
 
 /// All changes that devices make to a container, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +16,9 @@ pub struct Edits {
     pub mounts: Vec<HostMount>,
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// Missing in records of earlier releases, which refused hooks.
+    #[serde(default)]
+    pub hooks: Vec<Hook>,
 }
 
 /// A device node.
@@ -42,6 +46,18 @@ pub struct HostMount {
     pub options: Vec<String>,
 }
 
+/// A program that is run at a moment of the container's life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    pub kind: Kind,
+    pub path: PathBuf,
+    /// With the name of the program.
+    pub args: Vec<String>,
+    pub env: Vec<String>,
+    /// Seconds.
+    pub timeout: Option<i64>,
+}
+
 /// An edit that is refused.
 pub(super) enum Refused {
     Unsupported(&'static str),
@@ -56,11 +72,9 @@ impl Edits {
     }
 
     pub(super) fn add(&mut self, edits: &ContainerEdits) -> Result<(), Refused> {
-        for (given, field) in [
-            (!edits.hooks.is_empty(), "hooks"),
-            (edits.intel_rdt.is_some(), "intelRdt"),
-            (!edits.net_devices.is_empty(), "netDevices"),
-        ] {
+        for (given, field) in
+            [(edits.intel_rdt.is_some(), "intelRdt"), (!edits.net_devices.is_empty(), "netDevices")]
+        {
             if given {
                 return Err(Refused::Unsupported(field));
             }
@@ -75,6 +89,12 @@ impl Edits {
         }
         for (index, mount) in edits.mounts.iter().enumerate() {
             self.mounts.push(host_mount(mount).map_err(|reason| invalid("mounts", index, reason))?);
+        }
+        for (index, raw) in edits.hooks.iter().enumerate() {
+            self.hooks.push(hook(raw).map_err(|(field, reason)| Refused::Invalid {
+                field: format!("hooks[{index}].{field}"),
+                reason: reason.to_owned(),
+            })?);
         }
         // Group 0 would give a process more rights, so it is never added.
         self.groups.extend(edits.additional_gids.iter().filter(|group| **group != 0));
@@ -134,6 +154,30 @@ fn host_mount(mount: &Mount) -> Result<HostMount, &'static str> {
         host_path: (&mount.host_path).into(),
         kind,
         options: mount.options.clone(),
+    })
+}
+
+fn hook(raw: &RawHook) -> Result<Hook, (&'static str, &'static str)> {
+    let kind = Kind::parse(&raw.hook_name).ok_or(("hookName", "it is not the name of a hook"))?;
+    if !Path::new(&raw.path).is_absolute() || raw.path.contains('\0') {
+        return Err(("path", "it is not an absolute path"));
+    }
+    if raw.args.iter().any(|arg| arg.contains('\0')) {
+        return Err(("args", "one has a zero byte"));
+    }
+    let is_named = |line: &String| line.find('=').is_some_and(|end| end > 0) && !line.contains('\0');
+    if !raw.env.iter().all(is_named) {
+        return Err(("env", "one is not NAME=value"));
+    }
+    if raw.timeout.is_some_and(|seconds| seconds <= 0) {
+        return Err(("timeout", "it is not above 0"));
+    }
+    Ok(Hook {
+        kind,
+        path: (&raw.path).into(),
+        args: raw.args.clone(),
+        env: raw.env.clone(),
+        timeout: raw.timeout,
     })
 }
 

@@ -51,7 +51,7 @@ pub(super) struct ContainerEdits {
     #[serde(default, rename = "additionalGids")]
     pub additional_gids: Vec<u32>,
     #[serde(default)]
-    pub hooks: Vec<serde::de::IgnoredAny>,
+    pub hooks: Vec<RawHook>,
     pub intel_rdt: Option<serde::de::IgnoredAny>,
     #[serde(default)]
     pub net_devices: Vec<serde::de::IgnoredAny>,
@@ -83,6 +83,19 @@ pub(super) struct Mount {
     pub kind: String,
     #[serde(default)]
     pub options: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct RawHook {
+    pub hook_name: String,
+    pub path: String,
+    #[serde(default)]
+    pub args: Vec<String>,
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// Seconds.
+    pub timeout: Option<i64>,
 }
 
 /// Reads and checks a file; its name tells JSON from YAML. None for other names.

@@ -203,10 +203,57 @@ devices:
     }
 
     #[test]
+    fn hooks_of_all_kinds_are_read() {
+        let folders = Folders::new();
+        let yaml = r#"
+cdiVersion: "0.8.0"
+kind: v.com/gpu
+containerEdits:
+  hooks:
+  - {hookName: createContainer, path: /usr/bin/nvidia-cdi-hook, args: [nvidia-cdi-hook, update-ldcache, --folder, /lib], env: [DEBUG=false]}
+devices:
+- name: "0"
+  containerEdits:
+    hooks:
+    - {hookName: prestart, path: /x}
+    - {hookName: createRuntime, path: /x}
+    - {hookName: startContainer, path: /x}
+    - {hookName: poststart, path: /x}
+    - {hookName: poststop, path: /x, timeout: 5}
+"#;
+        folders.write("etc/gpu.yaml", yaml);
+        let hooks = folders.find(&["v.com/gpu=0"]).unwrap().hooks;
+        assert_eq!((hooks[0].args.len(), hooks[0].env.as_slice()), (4, &["DEBUG=false".to_owned()][..]));
+        let kinds: Vec<_> = hooks.iter().map(|hook| hook.kind.name()).collect();
+        let expected =
+            ["createContainer", "prestart", "createRuntime", "startContainer", "poststart", "poststop"];
+        assert_eq!((kinds.as_slice(), hooks[5].timeout), (&expected[..], Some(5)));
+    }
+
+    #[test]
     fn what_cannot_be_done_is_named_and_costs_no_other_device() {
         let folders = Folders::new();
         for (device, edits, expected) in [
-            ("a", r#"{"hooks": [{"hookName": "prestart", "path": "/x"}]}"#, "hooks is not supported"),
+            (
+                "a",
+                r#"{"hooks": [{"hookName": "createContainer", "path": "x"}]}"#,
+                "etc/a.json: hooks[0].path: it is not an absolute path",
+            ),
+            (
+                "g",
+                r#"{"hooks": [{"hookName": "prestart", "path": "/x"}, {"hookName": "poststrt", "path": "/x"}]}"#,
+                "hooks[1].hookName: it is not the name of a hook",
+            ),
+            (
+                "h",
+                r#"{"hooks": [{"hookName": "poststop", "path": "/x", "env": ["=x"]}]}"#,
+                "hooks[0].env: one is not NAME=value",
+            ),
+            (
+                "i",
+                r#"{"hooks": [{"hookName": "poststart", "path": "/x", "timeout": 0}]}"#,
+                "hooks[0].timeout: it is not above 0",
+            ),
             ("b", r#"{"intelRdt": {}}"#, "intelRdt is not supported"),
             ("c", r#"{"env": ["x"]}"#, "env[0]: it is not NAME=value"),
             ("d", r#"{"deviceNodes": [{"path": "dev"}]}"#, "deviceNodes[0]: its path is not absolute"),

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! A container keeps the edits from its creation: later changes of the files only affect later containers.
-//! Parts of a spec that this server does not support (hooks, intelRdt, netDevices) are refused by name, never
-//! ignored.
+//! Hooks become those of the container's OCI spec, and `ops::container_hooks` runs them: as root of the host, so that
+//! the folders must be writable for root alone. A request can only name devices, never hooks.
+//! Parts of a spec that this server does not support (intelRdt, netDevices) are refused by name, never ignored.
 
 mod edits;
 mod file;
@@ -18,7 +19,7 @@ mod name;
 use std::io;
 use std::path::PathBuf;
 
-pub use edits::{DeviceNode, Edits, HostMount};
+pub use edits::{DeviceNode, Edits, Hook, HostMount};
 pub use find::find;
 pub use name::{DeviceName, InvalidName, of_annotations};
 

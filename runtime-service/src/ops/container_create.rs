@@ -24,7 +24,7 @@ use oci_spec::image;
 use rustix::fs::{Mode, chmod};
 
 use super::image_contents::{self, ImageSource};
-use super::{container_prepare, container_spec, mounted_image, pid_namespace};
+use super::{container_hooks, container_prepare, container_spec, mounted_image, pid_namespace};
 use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::cdi::{self, Edits};
 use crate::container::config::{ContainerConfig, Propagation, UserNamespaceRequest};
@@ -187,7 +187,7 @@ fn build(service: &ServiceState, draft: Draft, steps: &Steps) -> Result<Containe
     undo_folders(&draft_folder, &folder, steps);
     steps.step("folders", || make_folder(&draft_folder, draft.pod.config.user.as_ref()))?;
     let mounted = steps.step("image volumes", || mounted_image::lease(service, &draft.config))?;
-    let cdi = cdi_edits(service, &draft.config, steps)?;
+    let cdi = cdi_edits(service, &draft, steps)?;
     let image_config = draft.image.config.config().clone().unwrap_or_default();
     let (mut user, volumes) = {
         let image = ImageSource { id: &draft.image.id, config: &image_config, lease: &lease };
@@ -221,12 +221,15 @@ fn build(service: &ServiceState, draft: Draft, steps: &Steps) -> Result<Containe
     Ok(Container::new(metadata, status, folder, Some(leases)))
 }
 
-fn cdi_edits(service: &ServiceState, config: &ContainerConfig, steps: &Steps) -> Result<Edits, StageFailure> {
-    if config.cdi_devices.is_empty() {
+fn cdi_edits(service: &ServiceState, draft: &Draft, steps: &Steps) -> Result<Edits, StageFailure> {
+    let names = &draft.config.cdi_devices;
+    if names.is_empty() {
         return Ok(Edits::default());
     }
     steps.step("CDI devices", || {
-        Ok(cdi::find(&config.cdi_devices, &service.config.cdi_spec_dirs).map_err(Box::new)?)
+        let edits = cdi::find(names, &service.config.cdi_spec_dirs).map_err(Box::new)?;
+        container_hooks::check(&edits, &draft.pod)?;
+        Ok(edits)
     })
 }
 

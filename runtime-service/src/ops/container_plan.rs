@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_executor::cgroup::JoinFds;
-use crisp_executor::compile::{self, Compiled, Inputs};
+use crisp_executor::compile::{self, Compiled, HookInputs, Inputs};
 use crisp_executor::plan::PidNamespace;
 use crisp_executor::user_namespace::UserNamespace;
 use crisp_sandbox::{NamespaceMode, Pod};
@@ -31,6 +31,7 @@ pub(super) fn compile(
     pod: &Pod,
     spec: &Spec,
     (root, cgroup): (OwnedFd, JoinFds),
+    hooks: Option<HookInputs<'_>>,
 ) -> Result<Compiled, Cause> {
     let target = |target| pid_namespace::pidfd_of_target(service, &target);
     let user = user_namespace(pod)?;
@@ -43,6 +44,7 @@ pub(super) fn compile(
         mounts: mounted_image::mount(container, user.as_deref().map(AsFd::as_fd))?,
         pod_shm: pod.config.ipc == NamespaceMode::Pod,
         standalone: false,
+        hooks,
         source_deadline: SOURCES,
     };
     Ok(compile::compile(spec, inputs)?)

@@ -125,7 +125,8 @@ fn plan(
 ) -> Result<PreparedPlan, StageFailure> {
     let path = container.metadata.log_path.as_deref();
     let log = steps.step("log", || path.map(log_reopen::open).transpose())?;
-    let compiled = steps.step("compile", || container_plan::compile(service, container, pod, spec, parts))?;
+    let compiled =
+        steps.step("compile", || container_plan::compile(service, container, pod, spec, parts, None))?;
     Ok(PreparedPlan { compiled, log, resources })
 }
 

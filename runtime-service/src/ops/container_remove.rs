@@ -1,8 +1,8 @@
 //! RemoveContainer: stops the container and removes everything that it has on the machine.
 //!
 //! ```text
-//!   stop ─> Removing ─> cgroup ─> folder renamed to discarded/ ─> monitor ─> not listed any more
-//!                                    └─> deleted in the background
+//!   stop ─> Removing ─> poststop hooks ─> cgroup ─> folder renamed to discarded/ ─> monitor ─> not listed any more
+//!                                                      └─> deleted in the background
 //! ```
 //!
 //! The monitor forgets the exit last: if the disk has refused it, only the monitor has it for a server that
@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use crisp_operation::{KeyedGuard, record};
 
-use super::container_prepare;
 use super::container_stop::stop;
+use super::{container_hooks, container_prepare};
 use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
 use crate::container::state::State;
@@ -112,6 +112,11 @@ async fn delete(
             steps.step("folder", || discard_folder(&service, &container))
         }
     };
+    // They read the folder.
+    if let Some(limit) = container_hooks::poststop_limit(container) {
+        let hooks = |_| container_hooks::run_poststop_alone(container);
+        operation.stage("hooks", FILES + limit, hooks).await?;
+    }
     operation.blocking(FILES, work).await?;
     forget(operation, service, container).await
 }

@@ -1,7 +1,7 @@
 //! Reset: makes an ended container ready to start again, with all its files.
 //!
 //! ```text
-//!   Exited ─> its cgroup is empty ─> monitor forgets its exit ─> new work folder ─> Created
+//!   Exited ─> its cgroup is empty ─> monitor forgets its exit ─> poststop hooks ─> new work folder ─> Created
 //! ```
 //!
 //! In the CRI a container starts once, so kubelet never uses this.
@@ -15,7 +15,7 @@ use std::time::Duration;
 use crisp_operation::{detached, record};
 use crisp_sandbox::link::{Failure, LinkError};
 
-use super::container_cgroup;
+use super::{container_cgroup, container_hooks};
 use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
 use crate::container::state::State;
@@ -77,7 +77,8 @@ async fn stages(
         drop(container.cleaning.lock().await);
         Ok(())
     };
-    operation.stage("cgroup", CLEANED, cleaned).await?;
+    let hooks = container_hooks::poststop_limit(container).unwrap_or_default();
+    operation.stage("cgroup", CLEANED + hooks, cleaned).await?;
     // If the disk has refused the exit, only the monitor has it.
     let owned = container.clone();
     let save = move |steps: &Steps| steps.step("exit", || Ok(owned.status_cell.save()?));
@@ -91,11 +92,12 @@ async fn stages(
     };
     operation.stage("monitor", FORGET + Duration::from_secs(1), forget).await?;
     let (service, container) = (service.clone(), container.clone());
-    operation.blocking(FILES, move |steps| begin_again(&service, &container, steps)).await
+    operation.blocking(FILES + hooks, move |steps| begin_again(&service, &container, steps)).await
 }
 
 fn begin_again(service: &ServiceState, container: &Container, steps: &Steps) -> Result<(), StageFailure> {
     steps.step("cgroup", || container_cgroup::remove(service, container))?;
+    steps.step("poststop hooks", || container_hooks::run_due(container))?;
     // The kernel has marked it as used and would refuse a second mount.
     let work = container.folder.work();
     steps.step("work folder", || {

@@ -68,6 +68,10 @@ pub(crate) fn write(folder: &Folder, spec: &Spec) -> Result<(), Cause> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         made => made.map_err(Cause::file(bundle))?,
     }
+    if spec.hooks().is_some() {
+        let rootfs = folder.rootfs();
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(&rootfs).map_err(Cause::file(rootfs))?;
+    }
     let bytes = serde_json::to_vec(spec).map_err(|error| Cause::file(&path)(error.into()))?;
     record::write_file(&path, &bytes, 0o600, Durability::Process).map_err(Cause::file(path))
 }

@@ -6,6 +6,9 @@
 //!   or all of these are prepared by now ─> is the log still there? ──────────┘
 //! ```
 //!
+//! In the stage of the monitor, the process of a container with hooks waits for them, see
+//! [`container_hooks`].
+//!
 //! A stop cancels a start under way, see [`container_stop`](super::container_stop).
 
 use std::os::fd::OwnedFd;
@@ -17,6 +20,7 @@ use crisp_operation::{Cancel, Interrupted, clock};
 use crisp_sandbox::Pod;
 use crisp_sandbox::link::{LinkError, MonitorLink, StartRequest, Started};
 
+use super::container_hooks::{self, StartHooks};
 use super::{container_cgroup, container_plan, container_prepare, container_spec, log_reopen};
 use crate::cause::{Cause, Failure, Operation, StageFailure, Steps};
 use crate::container::exit::Exit;
@@ -77,9 +81,26 @@ async fn start_once(
     operation.hold(lock);
     let result = bring_up(&operation, service, container, &pod, &link).await;
     // While the lock is held: no removal comes between the exit of a short-lived container and its events.
-    let result = result.map(|started| note_running(service, container, started));
+    let result = result.map(|started| {
+        let pid = started.pid;
+        note_running(service, container, started);
+        pid
+    });
     let result = operation.finish(result).await;
-    result.map_err(|failure| note_failure(service, container, failure).into())
+    match result {
+        Ok(pid) => {
+            container_hooks::run_poststart(service, container, pid).await;
+            Ok(())
+        }
+        Err(failure) => {
+            // Before the failure becomes visible: what comes after it waits for the hooks. If another has it, that is
+            // the clean-up of this start.
+            let cleaning = container.cleaning.clone().try_lock_owned().ok();
+            let failure = note_failure(service, container, failure);
+            container_hooks::run_poststop_in_background(container, cleaning);
+            Err(failure.into())
+        }
+    }
 }
 
 fn pod_gone(container: &Container) -> RuntimeError {
@@ -138,11 +159,15 @@ async fn bring_up(
         Some(plan) => with_log(operation, service, container, plan).await?,
         None => {
             let (service, container, pod) = (service.clone(), container.clone(), pod.clone());
-            operation.blocking(PREPARE, move |steps| prepare(&service, &container, &pod, steps)).await?
+            let deadline = PREPARE + container_hooks::poststop_limit(&container).unwrap_or_default();
+            operation.blocking(deadline, move |steps| prepare(&service, &container, &pod, steps)).await?
         }
     };
     undo_monitor(operation, container, link);
-    let start = |_| async {
+    let hooks = inputs.hooks;
+    let deadline = MONITOR + hooks.as_ref().map_or(Duration::ZERO, StartHooks::limit);
+    let link = link.within(deadline);
+    let start = |stage| async move {
         let request = StartRequest {
             container: container.id().clone(),
             plan: inputs.compiled.plan,
@@ -152,9 +177,16 @@ async fn bring_up(
             stdin_once: container.metadata.config.stdin_once,
             size: None,
         };
-        Ok(link.start(request).await?)
+        let Some(hooks) = hooks else { return Ok(link.start(request).await?) };
+        let hooks = container_hooks::run_in_pause(&stage, service, container, hooks);
+        let (hooks, started) = tokio::join!(hooks, link.start(request));
+        hooks?;
+        Ok(started?)
     };
-    operation.stage("monitor", MONITOR, start).await
+    operation.stage("monitor", deadline, start).await.map_err(|failure| match failure.cause {
+        cause @ Cause::Hook(_) => StageFailure { stage: "hooks", cause },
+        cause => StageFailure { cause, ..failure },
+    })
 }
 
 /// The prepared plan. Its log is opened again if it was moved or deleted meanwhile; otherwise nothing here
@@ -177,7 +209,7 @@ async fn with_log(
         }
         (log, _) => log,
     };
-    Ok(MonitorInputs { compiled, log })
+    Ok(MonitorInputs { compiled, log, hooks: None })
 }
 
 /// Kills the process that the monitor has started, or may still start, for a failed start. Without an answer
@@ -198,6 +230,7 @@ fn undo_monitor(operation: &Operation, container: &Container, link: &MonitorLink
 struct MonitorInputs {
     compiled: Compiled,
     log: Option<OwnedFd>,
+    hooks: Option<StartHooks>,
 }
 
 fn prepare(
@@ -209,10 +242,18 @@ fn prepare(
     let metadata = &container.metadata;
     let resources = &container.status().resources;
     container_prepare::undo(service, container, steps);
+    // Of a start that an earlier server has left.
+    steps.step("poststop hooks", || container_hooks::run_due(container))?;
     let spec = steps.step("spec", || container_spec::build(service, metadata, resources, pod))?;
     let parts = container_prepare::take(service, container, pod, &spec, steps)?;
     let log = steps.step("log", || metadata.log_path.as_deref().map(log_reopen::open).transpose())?;
-    let compiled =
-        steps.step("compile", || container_plan::compile(service, container, pod, &spec, parts))?;
-    Ok(MonitorInputs { compiled, log })
+    let mut hooks = match spec.hooks() {
+        None => None,
+        Some(hooks) => Some(steps.step("hooks", || container_hooks::prepare(container, &spec, hooks))?),
+    };
+    let compiled = steps.step("compile", || {
+        let hooks = hooks.as_mut().map(StartHooks::inputs);
+        container_plan::compile(service, container, pod, &spec, parts, hooks)
+    })?;
+    Ok(MonitorInputs { compiled, log, hooks })
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use crisp_operation::{Flight, Interrupted, KeyedGuard, clock};
 use crisp_sandbox::link::{Failure, LinkError};
 
-use super::{container_cgroup, container_pause, container_signal};
+use super::{container_cgroup, container_hooks, container_pause, container_signal};
 use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
 use crate::container::exit::Exit;
@@ -330,5 +330,6 @@ impl Stop {
         if let Err(refusal) = exits::note(&self.service, &self.container, exit, exits::Starts::UnderWay) {
             tracing::error!(container = %self.container.id(), %refusal, "cannot note its end");
         }
+        container_hooks::run_poststop_in_background(&self.container, None);
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod container_commit;
 pub(crate) mod container_copy;
 pub(crate) mod container_create;
 pub(crate) mod container_exec;
+pub(crate) mod container_hooks;
 pub(crate) mod container_kill;
 mod container_oom_score;
 pub(crate) mod container_pause;

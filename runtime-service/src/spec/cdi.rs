@@ -4,12 +4,13 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
+use crisp_executor::hook::Kind;
+use oci_spec::runtime::{Hook, Hooks, LinuxDevice, LinuxDeviceType, Mount};
 
 use super::SpecError;
 use super::devices::{self, Devices};
 use super::mounts::same_place;
-use crate::cdi::{DeviceNode, HostMount};
+use crate::cdi::{self, DeviceNode, HostMount};
 use crate::container::User;
 
 /// Adds device nodes, which replace others at the same paths. `user` is their owner if the CDI spec names
@@ -105,6 +106,36 @@ fn mount(new: &HostMount) -> Mount {
         .set_destination(Path::new("/").join(&new.container_path))
         .set_options(Some(options));
     mount
+}
+
+/// The hooks of a spec. None for an empty list.
+pub(crate) fn hooks(added: &[cdi::Hook]) -> Option<Hooks> {
+    if added.is_empty() {
+        return None;
+    }
+    let of = |kind: Kind| -> Option<Vec<Hook>> {
+        let hooks: Vec<Hook> = added.iter().filter(|hook| hook.kind == kind).map(hook).collect();
+        (!hooks.is_empty()).then_some(hooks)
+    };
+    let mut hooks = Hooks::default();
+    hooks
+        .set_prestart(of(Kind::Prestart))
+        .set_create_runtime(of(Kind::CreateRuntime))
+        .set_create_container(of(Kind::CreateContainer))
+        .set_start_container(of(Kind::StartContainer))
+        .set_poststart(of(Kind::Poststart))
+        .set_poststop(of(Kind::Poststop));
+    Some(hooks)
+}
+
+fn hook(added: &cdi::Hook) -> Hook {
+    let list = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
+    let mut hook = Hook::default();
+    hook.set_path(added.path.clone())
+        .set_args(list(&added.args))
+        .set_env(list(&added.env))
+        .set_timeout(added.timeout);
+    hook
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ use oci_spec::runtime::{
     Capabilities, Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Root, Spec,
 };
 
+pub(crate) use self::cdi::hooks as cdi_hooks;
 use self::host::Host;
 use crate::cdi::Edits;
 use crate::container::config::{AppArmorRequest, ContainerConfig, Resources, SeccompRequest};
@@ -125,7 +126,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Spec, SpecError> {
         .set_mounts(Some(mounts))
         .set_process(Some(process(inputs, &bounding)?))
         .set_annotations(Some(inputs.annotations.clone()))
-        .set_linux(Some(linux(inputs, &bounding)?));
+        .set_linux(Some(linux(inputs, &bounding)?))
+        .set_hooks(cdi::hooks(&inputs.cdi.hooks));
     Ok(spec)
 }
 

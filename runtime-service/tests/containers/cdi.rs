@@ -18,7 +18,8 @@ const SPEC: &str = r#"{
                             {"path": "/dev/card1", "hostPath": "/dev/kmsg", "permissions": "w"}],
             "mounts": [{"hostPath": "HOST", "containerPath": "/opt/card", "options": ["ro", "nosuid"]}]
         }},
-        {"name": "hooked", "containerEdits": {"hooks": [{"hookName": "createContainer", "path": "/bin/true"}]}}
+        {"name": "limited", "containerEdits": {"intelRdt": {"closID": "a"}}},
+        {"name": "hooked", "containerEdits": {"hooks": [{"hookName": "createContainer", "path": "true"}]}}
     ]}"#;
 
 fn write_spec(lab: &Lab) {
@@ -62,7 +63,12 @@ async fn what_cannot_be_had_is_refused_by_name() {
     let pod = lab.pod("refused").await;
     for (name, code, why) in [
         ("vendor.test/gpu=1", Code::FailedPrecondition, "has the device vendor.test/gpu=1"),
-        ("vendor.test/gpu=hooked", Code::Unimplemented, "hooks is not supported"),
+        ("vendor.test/gpu=limited", Code::Unimplemented, "intelRdt is not supported"),
+        (
+            "vendor.test/gpu=hooked",
+            Code::FailedPrecondition,
+            "vendor.json: hooks[0].path: it is not an absolute path",
+        ),
         ("gpu", Code::InvalidArgument, "config.CDI_devices[0].name: \"gpu\" is not the name"),
     ] {
         let error = lab.create(&pod, with(&[name])).await.unwrap_err();

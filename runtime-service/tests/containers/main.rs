@@ -13,6 +13,7 @@ mod events;
 mod exec;
 mod exec_streams;
 mod files;
+mod hooks;
 mod image_volumes;
 mod layers;
 mod lifecycle;

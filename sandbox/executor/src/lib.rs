@@ -17,7 +17,7 @@
 //! `compile::compile` makes plans, `cgroup::Cgroups` and `cgroup::Cgroup` limit, measure and kill,
 //! `rootfs::assemble` stacks layers, `source` opens host paths within a deadline, `seccomp` has profiles and
 //! their compiler, `apparmor` the default profile, `user::resolve` and `in_root` read files of images,
-//! `Program` starts the monitor in its cgroup. [`user_namespace`] maps ids for a pod that has a user
+//! `Program` starts the monitor in its cgroup, [`hook`] runs hooks. [`user_namespace`] maps ids for a pod that has a user
 //! namespace: sources of mounts and layers are then passed with mapped ids, and `run` makes the container
 //! inside the namespace.
 //!
@@ -39,6 +39,8 @@ pub mod apparmor;
 pub mod cgroup;
 #[cfg(feature = "compile")]
 pub mod compile;
+#[cfg(feature = "compile")]
+pub mod hook;
 pub mod ids;
 pub mod in_root;
 #[cfg(feature = "compile")]
@@ -58,7 +60,7 @@ pub mod user;
 pub mod user_namespace;
 
 #[cfg(feature = "compile")]
-pub use sys::program::{Program, ProgramError, Spawned};
+pub use sys::program::{Place, Program, ProgramError, ProgramFile, Spawned};
 #[cfg(feature = "compile")]
 pub use sys::{give_freed_memory_back, give_large_buffers_back, give_program_pages_back, pidfd_send_signal};
 

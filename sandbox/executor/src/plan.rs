@@ -30,6 +30,42 @@ pub struct Plan {
     /// Whether the container has its own cgroup namespace (always, unless it uses that of the host).
     pub cgroup_namespace: bool,
     pub cgroup: CgroupJoin,
+    /// None if no hook has to do with the start.
+    #[serde(default)]
+    pub hooks: Option<Hooks>,
+}
+
+/// The hooks of a container, as far as its start takes part in them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hooks {
+    /// None if there are none of these: prestart, createRuntime, createContainer.
+    pub pause: Option<HookPause>,
+    /// The programs of the container that run before its process.
+    pub start_container: Vec<StartHook>,
+    /// The state of the container for `start_container`, without the pid: a JSON object without its closing brace.
+    #[serde(with = "serde_bytes")]
+    pub state: Vec<u8>,
+}
+
+/// A pause before the switch to the container's root, in which another process runs hooks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookPause {
+    /// A socket of [`crate::hook::Pause`]. None: the pause is reported as [`crate::run::Progress::Prepared`].
+    pub socket: Option<FdIndex>,
+    /// The file systems of the host, a detached tree. It is the root of the container's mount namespace during the
+    /// pause, as with runc.
+    pub host: FdIndex,
+    /// The folder in it at which the container's root is attached.
+    pub root: CString,
+}
+
+/// A hook that is a program of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartHook {
+    pub path: CString,
+    pub args: Vec<CString>,
+    pub env: Vec<CString>,
+    pub timeout_ms: u32,
 }
 
 /// A process: the first one of a container, or an exec.

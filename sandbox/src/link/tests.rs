@@ -132,6 +132,7 @@ fn start(container: &ContainerId) -> StartRequest {
         readonly_paths: vec![],
         pid: PidNamespace::Own,
         cgroup_namespace: false,
+        hooks: None,
         cgroup: CgroupJoin::default(),
     };
     let container = container.clone();

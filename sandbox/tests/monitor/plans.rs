@@ -57,6 +57,7 @@ pub fn plan(args: &[&str]) -> Plan {
         readonly_paths: vec![],
         pid: PidNamespace::Own,
         cgroup_namespace: false,
+        hooks: None,
         cgroup: CgroupJoin::default(),
     }
 }

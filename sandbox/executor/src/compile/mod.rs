@@ -3,6 +3,7 @@
 //! ```text
 //!  process      --process.rs, capabilities.rs, rlimits.rs--> plan::Process
 //!  mounts       --mounts.rs, options.rs--------------------> plan::Mount + opened sources
+//!  hooks        --hooks.rs---------------------------------> plan::Hooks
 //!  linux.*      --namespaces.rs, devices.rs, field.rs------> the rest of the plan
 //! ```
 //!
@@ -12,6 +13,7 @@
 pub mod capabilities;
 mod devices;
 mod field;
+mod hooks;
 mod id_mappings;
 mod mounts;
 mod namespaces;
@@ -32,6 +34,7 @@ use crate::source::SourceError;
 use crate::user_namespace::{IdMappings, UserNamespace};
 pub use capabilities::mask as capability_mask;
 use field::{invalid, paths, refuse, unsupported};
+pub use hooks::{HookInputs, needs_pause};
 pub use options::CREATE_SOURCE;
 
 /// The inputs that are not in the spec: descriptors, and the pod of the container.
@@ -54,6 +57,8 @@ pub struct Inputs<'a> {
     /// a path, and the host's if it does not list them; see [`crate::run::detached`]. In a pod they have
     /// paths.
     pub standalone: bool,
+    /// Needed if the spec has hooks that its start takes part in.
+    pub hooks: Option<HookInputs<'a>>,
     /// Time limit for opening all bind sources.
     pub source_deadline: Duration,
 }
@@ -128,6 +133,7 @@ pub fn compile(spec: &Spec, inputs: Inputs<'_>) -> Result<Compiled, CompileError
     if let Some(user) = inputs.user {
         id_mappings::check_devices(&devices, &user.mappings)?;
     }
+    let hooks = hooks::hooks(spec, inputs.hooks, &mut fds)?;
     let plan = plan::Plan {
         process,
         root,
@@ -138,6 +144,7 @@ pub fn compile(spec: &Spec, inputs: Inputs<'_>) -> Result<Compiled, CompileError
         pid: namespaces.pid,
         cgroup_namespace: namespaces.cgroup,
         cgroup,
+        hooks,
     };
     Ok(Compiled { plan, fds: fds.0 })
 }
@@ -189,7 +196,6 @@ fn root_shared(linux: &Linux) -> Result<bool, CompileError> {
 }
 
 fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), CompileError> {
-    refuse(spec.hooks().is_some(), "hooks", "")?;
     refuse(spec.windows().is_some(), "windows", "")?;
     refuse(spec.vm().is_some(), "vm", "")?;
     refuse(spec.solaris().is_some(), "solaris", "")?;

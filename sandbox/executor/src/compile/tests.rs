@@ -56,6 +56,7 @@ fn inputs() -> Inputs<'static> {
         mounts: Vec::new(),
         pod_shm: true,
         standalone: false,
+        hooks: None,
         source_deadline: Duration::from_secs(5),
     }
 }

@@ -19,7 +19,7 @@ use super::report::Reporter;
 use super::setup::Setup;
 use super::spawn::InCgroup;
 use super::{
-    Fds, PodContext, Stdio, credentials, devices, filesystem, handover, keyring, limits, masked_paths,
+    Fds, PodContext, Stdio, credentials, devices, filesystem, handover, hooks, keyring, limits, masked_paths,
     pod_root, procfs, start_gate, streams, terminal,
 };
 use crate::in_root;
@@ -102,7 +102,11 @@ fn enter_root<'a>(
     let (process, fds) = (setup.process, setup.fds);
     let command = Command::new(process)?;
     let root = fds.get(plan.root.mount)?;
-    attach_root(root)?;
+    let pause = plan.hooks.as_ref().and_then(|hooks| hooks.pause.as_ref());
+    match pause {
+        None => attach_root(root)?,
+        Some(pause) => hooks::attach(pause, root, fds)?,
+    }
     fill_root(plan, fds, prepared, root, procs, reporter)?;
     let mut terminal = None;
     if process.terminal {
@@ -112,8 +116,8 @@ fn enter_root<'a>(
         }
         terminal = Some(slave);
     }
-    if setup.pauses.before_root {
-        reporter.wait_to_proceed()?;
+    if let Some(pause) = pause {
+        hooks::wait(pause, fds, reporter)?;
     }
     pod_root::switch(root).at(Stage::SwitchRoot, "pivot_root")?;
     cwd::make(root, &process.cwd)?;
@@ -303,30 +307,51 @@ pub(crate) fn launch(
 ) -> Result<Infallible, StageError> {
     let Ready { command, terminal, remaining } = ready;
     let (process, command) = (setup.process, &command);
-    if let Some(terminal) = &terminal {
-        streams::connect_terminal(terminal)?;
+    if let Some(terminal) = terminal {
+        streams::connect_terminal(&terminal)?;
     }
     // Sent now, because the filter may not allow it.
     reporter.send_notes();
-    let Some(gate) = setup.pauses.gate else { return become_program(process, command, remaining) };
+    let start_hooks = setup.hooks.filter(|hooks| !hooks.start_container.is_empty());
+    if setup.gate.is_none() && start_hooks.is_none() {
+        return become_program(process, command, &remaining);
+    }
     command.find()?;
     // The change of user has set it to what the host has for such programs (fs.suid_dumpable), and the process may wait
     // for long, as a copy of this program.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Stage::StartGate, "hide from other processes")?;
-    start_gate::pass(gate, reporter, || become_program(process, command, remaining))
+    let run = || match start_hooks {
+        None => become_program(process, command, &remaining),
+        Some(hooks) => {
+            hooks::run_start_container(hooks, || confine(process, &remaining))?;
+            Err(command.run())
+        }
+    };
+    if start_hooks.is_some() {
+        let needed: Vec<_> = setup.gate.into_iter().chain([reporter.as_fd()]).collect();
+        sys::close_others(3 + setup.preserved, &needed).at(Stage::CloseDescriptors, "before hooks")?;
+    }
+    match setup.gate {
+        Some(gate) => start_gate::pass(gate, reporter, run),
+        None => run(),
+    }
 }
 
 /// The last steps; the filter may allow none of them except the exec.
 fn become_program(
     process: &Process,
     command: &Command<'_>,
-    remaining: Remaining,
+    remaining: &Remaining,
 ) -> Result<Infallible, StageError> {
+    confine(process, remaining)?;
+    Err(command.run())
+}
+
+fn confine(process: &Process, remaining: &Remaining) -> Result<(), StageError> {
     if let Some(seccomp) = &process.seccomp {
         sys::load_seccomp(&seccomp.program, seccomp.flags).map_err(seccomp_refused)?;
     }
-    remaining.finish()?;
-    Err(command.run())
+    remaining.finish()
 }
 
 fn seccomp_refused(errno: Errno) -> StageError {

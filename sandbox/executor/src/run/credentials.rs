@@ -130,8 +130,8 @@ pub(crate) fn adopt(process: &Process, reporter: &Reporter) -> Result<Remaining,
 
 impl Remaining {
     /// Drops the capabilities that were kept.
-    pub(crate) fn finish(self) -> Result<(), StageError> {
-        self.0.map_or(Ok(()), |wanted| set(&wanted))
+    pub(crate) fn finish(&self) -> Result<(), StageError> {
+        self.0.as_ref().map_or(Ok(()), set)
     }
 }
 

@@ -34,7 +34,7 @@ use super::relay::{self, Kind, Packet, Relay};
 use super::report::{Report, cut};
 use super::spawn::Stop;
 use super::unseen::{self, Helper};
-use super::{Pauses, PodContext, Starting, Stdio, pod_root, procfs, start_with_pauses, sysctl};
+use super::{PodContext, Starting, Stdio, pod_root, procfs, start_with_gate, sysctl};
 use crate::ids::ContainerId;
 use crate::plan::{CgroupJoin, Plan, Process};
 use crate::sys::{self, Cloned};
@@ -66,7 +66,7 @@ pub struct Namespaces {
 
 /// Not used here: no container gets a pod's shared memory.
 const SHM_BYTES: u64 = 64 << 10;
-/// Starts the first process of the container `id`.
+/// Starts the first process of the container `id`, which waits at `gate`, if there is one.
 ///
 /// # Errors
 /// A stage failed before there was a process; later failures arrive in the [`Report`].
@@ -76,7 +76,7 @@ pub fn create(
     fds: &[OwnedFd],
     stdio: Stdio,
     namespaces: &Namespaces,
-    pauses: Pauses<'_>,
+    gate: Option<BorrowedFd<'_>>,
 ) -> Result<Starting, StageError> {
     by_helper(|| {
         let proc = host_proc();
@@ -85,7 +85,7 @@ pub fn create(
         pod_root::add_own(SHM_BYTES, namespaces.user.as_ref())?;
         pod_root::leave_host()?;
         let context = context(proc.as_ref(), namespaces.user.as_ref());
-        start_with_pauses(id, plan, fds, stdio, &context, pauses)
+        start_with_gate(id, plan, fds, stdio, &context, gate)
     })
 }
 

@@ -40,6 +40,7 @@ pub enum Stage {
     UserNamespace,
     StartGate,
     Hostname,
+    Hook,
 }
 
 impl fmt::Display for Stage {
@@ -75,6 +76,7 @@ impl fmt::Display for Stage {
             Self::UserNamespace => "enter user namespace",
             Self::StartGate => "wait for the start",
             Self::Hostname => "set host name",
+            Self::Hook => "run hook",
         })
     }
 }

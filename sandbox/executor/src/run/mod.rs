@@ -39,6 +39,7 @@ mod elf;
 pub mod error;
 mod filesystem;
 mod handover;
+mod hooks;
 pub mod inside;
 mod keyring;
 mod limits;
@@ -140,29 +141,21 @@ pub fn start(
     stdio: Stdio,
     pod: &PodContext<'_>,
 ) -> Result<Starting, StageError> {
-    start_with_pauses(id, plan, fds, stdio, pod, Pauses::default())
+    start_with_gate(id, plan, fds, stdio, pod, None)
 }
 
-/// Where a container's first process waits on its way to its exec.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Pauses<'a> {
-    /// Before it switches to its root: [`Progress::Prepared`].
-    pub before_root: bool,
-    /// Before its exec: [`Progress::Waiting`]. A socket of [`start_gate::listen`].
-    pub gate: Option<BorrowedFd<'a>>,
-}
-
-/// As [`start`], with pauses.
+/// As [`start`]. `gate`: a socket of [`start_gate::listen`] at which the process waits before its exec, see
+/// [`Progress::Waiting`].
 ///
 /// # Errors
 /// As [`start`].
-pub(crate) fn start_with_pauses(
+pub(crate) fn start_with_gate(
     id: &ContainerId,
     plan: &Plan,
     fds: &[OwnedFd],
     stdio: Stdio,
     pod: &PodContext<'_>,
-    pauses: Pauses<'_>,
+    gate: Option<BorrowedFd<'_>>,
 ) -> Result<Starting, StageError> {
     let fds = Fds(fds);
     let pid = match plan.pid {
@@ -176,7 +169,16 @@ pub(crate) fn start_with_pauses(
     };
     let cgroup = plan.cgroup.v2.map(|index| fds.get(index)).transpose()?;
     let (size, preserved) = (stdio.size, stdio.preserved);
-    let setup = Setup { id, process: &plan.process, cgroup: &plan.cgroup, size, preserved, pauses, fds };
+    let setup = Setup {
+        id,
+        process: &plan.process,
+        cgroup: &plan.cgroup,
+        size,
+        preserved,
+        hooks: plan.hooks.as_ref(),
+        gate,
+        fds,
+    };
     if let Some(user) = pod.user {
         let inside = builder::Inside { user, pid, proc: pod.proc };
         return builder::start(&setup, plan, stdio, &inside, cgroup);
@@ -210,7 +212,7 @@ pub fn exec(
     let fds = Fds(fds);
     let v2 = cgroup.v2.map(|index| fds.get(index)).transpose()?;
     let (size, preserved) = (stdio.size, stdio.preserved);
-    let setup = Setup { id, process, cgroup, size, preserved, pauses: Pauses::default(), fds };
+    let setup = Setup { id, process, cgroup, size, preserved, hooks: None, gate: None, fds };
     if pod.may_be_traced && pod.user.is_none() {
         return unseen::exec(&setup, init, pod, stdio, v2);
     }

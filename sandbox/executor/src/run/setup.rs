@@ -10,9 +10,9 @@ use rustix::thread::CapabilitySet;
 use super::error::{At, Stage, StageError};
 use super::report::Reporter;
 use super::spawn::InCgroup;
-use super::{Fds, Pauses, Stdio, credentials, keyring, limits, streams};
+use super::{Fds, Stdio, credentials, keyring, limits, streams};
 use crate::ids::ContainerId;
-use crate::plan::{CgroupJoin, FdIndex, Process};
+use crate::plan::{CgroupJoin, FdIndex, Hooks, Process};
 use crate::sys;
 use crate::user_namespace::UserNamespace;
 
@@ -25,7 +25,9 @@ pub(crate) struct Setup<'a> {
     pub size: Option<(u16, u16)>,
     /// How many descriptors from 3 on are the process's.
     pub preserved: u32,
-    pub pauses: Pauses<'a>,
+    /// Only for a container's first process.
+    pub hooks: Option<&'a Hooks>,
+    pub gate: Option<BorrowedFd<'a>>,
     pub fds: Fds<'a>,
 }
 
@@ -62,7 +64,7 @@ impl Setup<'_> {
         let needed = needed.iter().copied().chain([reporter.as_fd()]);
         let cgroups = joined.map_or(Ok(vec![]), |joined| self.cgroups_to_join(joined))?;
         let keep = self.others_than_cgroups().chain(cgroups).chain(streams::open_ones(stdio)).chain(needed);
-        let keep: Vec<_> = keep.chain(self.pauses.gate).collect();
+        let keep: Vec<_> = keep.chain(self.gate).collect();
         sys::close_others(3 + self.preserved, &keep).at(Stage::CloseDescriptors, "of the monitor")
     }
 

@@ -190,8 +190,7 @@ fn make_process(
     let ready = child::become_user(setup, entered, reporter)?;
     // The change of user has set it to what the host has for such programs (fs.suid_dumpable).
     set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Stage::Clone, "hide from other processes")?;
-    let needed: Vec<_> =
-        ready.terminal().into_iter().chain(setup.pauses.gate).chain([reporter.as_fd()]).collect();
+    let needed: Vec<_> = ready.terminal().into_iter().chain(setup.gate).chain([reporter.as_fd()]).collect();
     sys::close_others(3 + setup.preserved, &needed).at(Stage::CloseDescriptors, "of the helper")?;
     number.keep_from_copies().at(Stage::Clone, "keep memory from a process")?;
     match sys::clone_sibling(number).map_err(refused)? {

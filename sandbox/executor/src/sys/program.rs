@@ -9,22 +9,48 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::process::Pid;
 
 use super::{
     CLONE_INTO_CGROUP, CloneArgs, SIGSET, Strings, checked, close_on_exec_from, exit, reset_signals,
 };
 
-/// A program to run separately from the caller: in a session of its own, in the root folder, without
-/// environment, with the default action for every signal and with no descriptors except for 0, 1 and 2.
+/// A program to run separately from the caller: in a session of its own, in the root folder, with the default
+/// action for every signal and with no descriptors except for 0, 1 and 2.
 #[derive(Debug)]
 pub struct Program<'a> {
-    /// An executable, not a script.
-    pub file: BorrowedFd<'a>,
+    pub file: ProgramFile<'a>,
     /// The first argument is the name.
     pub args: &'a [CString],
+    /// `NAME=value`. There is no other environment.
+    pub env: &'a [CString],
     pub stdio: [BorrowedFd<'a>; 3],
     /// Folder of the v2 cgroup in which it starts.
     pub cgroup: Option<BorrowedFd<'a>>,
+    pub place: Place<'a>,
+}
+
+/// The file of a program.
+#[derive(Debug, Clone, Copy)]
+pub enum ProgramFile<'a> {
+    /// An executable, not a script.
+    Open(BorrowedFd<'a>),
+    /// A path in the mount namespace of the program.
+    Path(&'a CStr),
+}
+
+/// Where a program runs. The default is the place of the caller.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Place<'a> {
+    /// A process whose namespaces it joins, without the PID namespace: its pidfd, and their CLONE_NEW* bits.
+    pub namespaces: Option<(BorrowedFd<'a>, i32)>,
+    /// `tasks` files, open for writing, of the v1 cgroups that it joins.
+    pub v1_tasks: &'a [OwnedFd],
+    /// Whether it is killed when the thread that starts it ends.
+    pub ends_with_caller: bool,
+    /// Whether it is for others than this program: with the OOM score and the soft limit of open files that programs
+    /// usually have, and in its cgroup in any case, or not at all.
+    pub for_others: bool,
 }
 
 /// A running program.
@@ -57,16 +83,44 @@ impl Program<'_> {
         let above = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, 3).map_err(failed("copy a descriptor"));
         let [stdin, stdout, stderr] = self.stdio;
         let stdio = [above(stdin)?, above(stdout)?, above(stderr)?];
-        let file = above(self.file)?;
-        let (args, env) = (Strings::new(self.args), Strings::new(&[]));
+        let file = match self.file {
+            ProgramFile::Open(file) => Some(above(file)?),
+            ProgramFile::Path(_) => None,
+        };
+        let path = match self.file {
+            ProgramFile::Open(_) => c"",
+            ProgramFile::Path(path) => path,
+        };
+        let namespaces = self.place.namespaces;
+        let process = namespaces.map(|(process, _)| above(process)).transpose()?;
+        let tasks = self.place.v1_tasks.iter().map(|fd| above(fd.as_fd())).collect::<Result<Vec<_>, _>>()?;
+        let tasks: Vec<RawFd> = tasks.iter().map(AsRawFd::as_raw_fd).collect();
+        let (args, env) = (Strings::new(self.args), Strings::new(self.env));
         let mut child = Child {
-            file: file.as_raw_fd(),
+            file: file.as_ref().map_or(libc::AT_FDCWD, AsRawFd::as_raw_fd),
+            path: path.as_ptr(),
+            namespaces: process
+                .as_ref()
+                .zip(namespaces)
+                .map(|(process, (_, bits))| (process.as_raw_fd(), bits)),
+            tasks: &tasks,
+            caller: self.place.ends_with_caller.then(rustix::process::getpid),
+            for_others: self.place.for_others,
+            cgroup: None,
             stdio: stdio.each_ref().map(AsRawFd::as_raw_fd),
             args: args.pointers.as_ptr(),
             env: env.pointers.as_ptr(),
             failed: None,
         };
-        let (cloned, in_cgroup) = match clone_or_not_into(self.cgroup, &mut child) {
+        // The child changes it for this process too when it enters a user namespace, as they share their memory.
+        let dumpable = rustix::process::dumpable_behavior();
+        let cloned = clone_or_not_into(self.cgroup, &mut child);
+        if namespaces.is_some_and(|(_, bits)| bits & libc::CLONE_NEWUSER != 0)
+            && let Ok(before) = dumpable
+        {
+            let _ = rustix::process::set_dumpable_behavior(before);
+        }
+        let (cloned, in_cgroup) = match cloned {
             Ok(cloned) => cloned,
             Err(errno) => return Err(failed("clone")(errno)),
         };
@@ -86,7 +140,7 @@ impl Program<'_> {
 
 fn clone_or_not_into(
     cgroup: Option<BorrowedFd<'_>>,
-    child: &mut Child,
+    child: &mut Child<'_>,
 ) -> Result<((i32, OwnedFd), bool), Errno> {
     if cgroup.is_some() {
         match vfork(cgroup, child) {
@@ -97,13 +151,23 @@ fn clone_or_not_into(
             Err(errno) => return Err(errno),
         }
     }
-    Ok((vfork(None, child)?, false))
+    child.cgroup = cgroup.filter(|_| child.for_others).map(|cgroup| cgroup.as_raw_fd());
+    Ok((vfork(None, child)?, child.cgroup.is_some()))
 }
 
 /// The child's data, in the memory that it shares with the parent. The child allocates nothing and takes no
 /// lock: another thread of the parent may hold it.
-struct Child {
+struct Child<'a> {
+    /// With an empty path; AT_FDCWD with another one.
     file: RawFd,
+    path: *const c_char,
+    namespaces: Option<(RawFd, i32)>,
+    tasks: &'a [RawFd],
+    /// The process with which it ends.
+    caller: Option<Pid>,
+    for_others: bool,
+    /// The folder of a v2 cgroup that it could not be born in.
+    cgroup: Option<RawFd>,
     stdio: [RawFd; 3],
     args: *const *const c_char,
     env: *const *const c_char,
@@ -111,7 +175,7 @@ struct Child {
     failed: Option<ProgramError>,
 }
 
-impl Child {
+impl Child<'_> {
     /// Returns only on failure.
     fn run(&self) -> ProgramError {
         reset_signals();
@@ -125,6 +189,15 @@ impl Child {
         let failed = |step| move |errno| ProgramError { step, errno };
         // SAFETY: no memory is involved.
         checked(unsafe { libc::syscall(libc::SYS_setsid) }).map_err(failed("make a session"))?;
+        if self.for_others {
+            // The kernel does not let each caller lower the score: then it has more than usual.
+            match write_file(libc::AT_FDCWD, c"/proc/self/oom_score_adj") {
+                Ok(()) | Err(Errno::ACCESS | Errno::PERM) => {}
+                Err(errno) => return Err(failed("set its OOM score")(errno)),
+            }
+            limit_open_files().map_err(failed("limit its open files"))?;
+        }
+        self.join().map_err(failed("join its cgroups and namespaces"))?;
         let root: *const c_char = c"/".as_ptr();
         // SAFETY: a C string, only read.
         checked(unsafe { libc::syscall(libc::SYS_chdir, root) }).map_err(failed("enter the root folder"))?;
@@ -138,26 +211,80 @@ impl Child {
         close_on_exec_from(3).map_err(failed("close descriptors"))
     }
 
+    /// Joins cgroups and namespaces. A new mount namespace comes with its root.
+    fn join(&self) -> Result<(), Errno> {
+        if let Some(cgroup) = self.cgroup {
+            write_file(cgroup, c"cgroup.procs")?;
+        }
+        for tasks in self.tasks {
+            // SAFETY: one byte of a constant, only read. `0` is the writer.
+            checked(unsafe { libc::syscall(libc::SYS_write, *tasks, c"0".as_ptr(), 1usize) })?;
+        }
+        if let Some((process, bits)) = self.namespaces {
+            // SAFETY: no memory is involved. This process has one thread, and a root folder of its own (no CLONE_FS).
+            checked(unsafe { libc::syscall(libc::SYS_setns, process, bits) })?;
+            if bits & libc::CLONE_NEWUSER != 0 {
+                self.become_root()?;
+            }
+        }
+        if let Some(caller) = self.caller {
+            let (option, signal) = (libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            // SAFETY: no memory is involved.
+            checked(unsafe { libc::syscall(libc::SYS_prctl, option, signal, 0, 0, 0) })?;
+            // The caller may have ended before that: it sends no signal any more.
+            if rustix::process::getppid() != Some(caller) {
+                return Err(Errno::SRCH);
+            }
+        }
+        Ok(())
+    }
+
+    /// Until then it is a user that does not exist in its user namespace.
+    fn become_root(&self) -> Result<(), Errno> {
+        let none: *const u32 = ptr::null();
+        // SAFETY: a list without elements, and numbers.
+        checked(unsafe { libc::syscall(libc::SYS_setgroups, 0, none) })?;
+        // SAFETY: no memory is involved.
+        checked(unsafe { libc::syscall(libc::SYS_setresgid, 0, 0, 0) })?;
+        // SAFETY: no memory is involved.
+        checked(unsafe { libc::syscall(libc::SYS_setresuid, 0, 0, 0) }).map(drop)
+    }
+
     fn exec(&self) -> Errno {
-        const EMPTY: &CStr = c"";
         // SAFETY: the path is a C string, both arrays end with null and outlive the call: the parent
         // owns them and does not run before this process has exec'd or ended (CLONE_VFORK).
         let result = unsafe {
-            libc::syscall(
-                libc::SYS_execveat,
-                self.file,
-                EMPTY.as_ptr(),
-                self.args,
-                self.env,
-                libc::AT_EMPTY_PATH,
-            )
+            libc::syscall(libc::SYS_execveat, self.file, self.path, self.args, self.env, libc::AT_EMPTY_PATH)
         };
         checked(result).err().unwrap_or(Errno::IO)
     }
 }
 
+/// Writes `0`, which to a cgroup is the writer. For the child.
+fn write_file(folder: RawFd, path: &CStr) -> Result<(), Errno> {
+    let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+    // SAFETY: a C string, only read. The descriptor is the child's alone.
+    let file = checked(unsafe { libc::syscall(libc::SYS_openat, folder, path.as_ptr(), flags, 0) })?;
+    // SAFETY: one byte of a constant, only read.
+    checked(unsafe { libc::syscall(libc::SYS_write, file, c"0".as_ptr(), 1usize) }).map(drop)
+}
+
+/// A program that uses select(2) fails with higher numbers of files, and a server usually has a higher limit. For the
+/// child.
+fn limit_open_files() -> Result<(), Errno> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let (old, none): (*mut libc::rlimit64, *const libc::rlimit64) = (&raw mut limit, ptr::null());
+    let this = |new: *const libc::rlimit64, old: *mut libc::rlimit64| {
+        // SAFETY: both are null or a limit of the child.
+        checked(unsafe { libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, new, old) })
+    };
+    this(none, old)?;
+    limit.rlim_cur = limit.rlim_max.min(OPEN_FILES);
+    this(&raw const limit, ptr::null_mut()).map(drop)
+}
+
 /// The only function that the child runs.
-extern "C" fn enter(child: *mut Child) -> ! {
+extern "C" fn enter(child: *mut Child<'_>) -> ! {
     // SAFETY: `vfork` passes a valid pointer, and the thread that owns it is suspended until the child has
     // exec'd or ended.
     let child = unsafe { &mut *child };
@@ -165,12 +292,14 @@ extern "C" fn enter(child: *mut Child) -> ! {
     exit(127)
 }
 
+/// Soft limit of open files of a program for others.
+const OPEN_FILES: u64 = 1024;
 /// Size of the child's stack; it uses a small part.
 const STACK: usize = 64 << 10;
 
 /// Clones a process that runs [`enter`] in this process's memory, on a stack of its own, and waits
 /// until it has exec'd or ended.
-fn vfork(cgroup: Option<BorrowedFd<'_>>, child: &mut Child) -> Result<(i32, OwnedFd), Errno> {
+fn vfork(cgroup: Option<BorrowedFd<'_>>, child: &mut Child<'_>) -> Result<(i32, OwnedFd), Errno> {
     let mut stack: Vec<MaybeUninit<u128>> = Vec::with_capacity(STACK / size_of::<u128>());
     let mut pidfd: RawFd = -1;
     let mut args = CloneArgs {
@@ -220,8 +349,8 @@ fn set_signal_mask(mask: u64) -> u64 {
 /// child.
 unsafe fn clone3_on_stack(
     args: *mut CloneArgs,
-    enter: extern "C" fn(*mut Child) -> !,
-    child: *mut Child,
+    enter: extern "C" fn(*mut Child<'_>) -> !,
+    child: *mut Child<'_>,
 ) -> i64 {
     let result: i64;
     // SAFETY: the caller guarantees the above. The child never leaves this block: it has a stack without
@@ -278,7 +407,8 @@ mod tests {
         let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
         let (mut reader, writer) = std::io::pipe().unwrap();
         let stdio = [null.as_fd(), writer.as_fd(), writer.as_fd()];
-        let spawned = Program { file: file.as_fd(), args: &args, stdio, cgroup }.spawn().unwrap();
+        let (file, place) = (ProgramFile::Open(file.as_fd()), Place::default());
+        let spawned = Program { file, args: &args, env: &[], stdio, cgroup, place }.spawn().unwrap();
         drop(writer);
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
@@ -316,7 +446,9 @@ mod tests {
         let file = std::fs::File::open("/etc/passwd").unwrap();
         let args = [c"passwd".to_owned()];
         let stdio = [file.as_fd(); 3];
-        let error = Program { file: file.as_fd(), args: &args, stdio, cgroup: None }.spawn().unwrap_err();
+        let (open, place) = (ProgramFile::Open(file.as_fd()), Place::default());
+        let program = Program { file: open, args: &args, env: &[], stdio, cgroup: None, place };
+        let error = program.spawn().unwrap_err();
         assert_eq!((error.step, error.errno), ("exec", Errno::ACCESS));
         let children = format!("/proc/self/task/{}/children", rustix::thread::gettid().as_raw_nonzero());
         assert_eq!(std::fs::read_to_string(children).unwrap_or_default(), "");

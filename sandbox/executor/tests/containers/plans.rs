@@ -53,6 +53,7 @@ pub fn usual() -> Plan {
             .to_vec(),
         pid: PidNamespace::Own,
         cgroup_namespace: true,
+        hooks: None,
         cgroup: CgroupJoin::default(),
     }
 }

@@ -2,12 +2,15 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crisp_executor::ids::ContainerId;
-use crisp_executor::plan::{CgroupJoin, FdIndex, PidNamespace};
+use crisp_executor::plan::{CgroupJoin, FdIndex, HookPause, Hooks, PidNamespace};
 use crisp_executor::run::detached::{self, Namespace, Namespaces};
 use crisp_executor::run::procfs::makes_those_of_others;
-use crisp_executor::run::{Pauses, Progress, Stage, Starting, Stdio, start_gate};
+use crisp_executor::run::{Progress, Stage, Starting, Stdio, start_gate};
+use crisp_executor::source;
 use rustix::io::Errno;
 
 use crate::lab::{Files, wait, watch};
@@ -28,6 +31,7 @@ const SECOND_GATE: &str = "gate-2";
 struct Lab {
     files: Files,
     folder: File,
+    bundle: PathBuf,
     id: ContainerId,
 }
 
@@ -37,7 +41,8 @@ impl Lab {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
         let files = Files::busybox();
         let folder = File::open(files.volume("state")).unwrap();
-        Self { files, folder, id: ContainerId::random() }
+        let bundle = files.volume("bundle");
+        Self { files, folder, bundle, id: ContainerId::random() }
     }
 
     fn create(&self, args: &[&str], before_root: bool) -> Starting {
@@ -64,8 +69,19 @@ impl Lab {
             sysctls: vec![("kernel.shmmni".to_owned(), "17".to_owned())],
             ..Namespaces::default()
         };
-        let pauses = Pauses { before_root, gate: Some(gate.as_fd()) };
-        detached::create(&self.id, &plan, &fds, Stdio::default(), &namespaces, pauses).unwrap()
+        if before_root {
+            let whole = source::Options { recursive: true, ..source::Options::default() };
+            let host = source::open(Path::new("/"), whole, Duration::from_secs(10)).unwrap();
+            let pause = HookPause {
+                socket: None,
+                host: FdIndex(u16::try_from(fds.len()).unwrap()),
+                root: c(self.bundle.to_str().unwrap()),
+            };
+            fds.push(host.mount);
+            plan.hooks = Some(Hooks { pause: Some(pause), ..Hooks::default() });
+            source::end_thread();
+        }
+        detached::create(&self.id, &plan, &fds, Stdio::default(), &namespaces, Some(gate.as_fd())).unwrap()
     }
 }
 
@@ -75,6 +91,10 @@ fn pauses() {
         "[ $(cat /proc/sys/kernel/hostname) = gated ] && [ $(cat /proc/sys/kernel/shmmni) = 17 ] && exit 5";
     let starting = lab.create(&["/bin/sh", "-c", script], true);
     assert!(matches!(starting.report.wait(), Ok(Progress::Prepared)));
+    // The host's files, and the container's root among them.
+    let seen = format!("/proc/{}/root{}", starting.pid, lab.bundle.display());
+    assert!(std::fs::exists(format!("{seen}/bin/busybox")).unwrap());
+    assert!(std::fs::read_dir(&lab.bundle).unwrap().next().is_none());
     starting.report.proceed().unwrap();
     assert!(matches!(starting.report.wait(), Ok(Progress::Waiting)));
     let report = start_gate::open(lab.folder.as_fd(), GATE).unwrap();
@@ -155,7 +175,7 @@ fn caller_stays() {
     assert!(watch(&exec.report).failed.is_none());
     assert_eq!(wait(&exec), 6);
     assert_eq!(own(), before);
-    assert!(std::path::Path::new("/proc/self/exe").exists());
+    assert!(Path::new("/proc/self/exe").exists());
     kill(&init);
 }
 

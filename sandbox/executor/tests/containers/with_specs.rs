@@ -111,6 +111,7 @@ fn pod_for(files: &Files, spec: &Spec, starts: usize) -> (Pod, Folders) {
                 mounts: Vec::new(),
                 pod_shm: true,
                 standalone: false,
+                hooks: None,
                 source_deadline: Duration::from_secs(5),
             };
             compile::compile(spec, inputs).unwrap()

@@ -6,7 +6,7 @@
 //! ```
 
 /// The newest protocol of this build. The crate's page explains when it increases.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 
 /// An operation. Numbers are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

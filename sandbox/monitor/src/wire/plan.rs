@@ -1,7 +1,7 @@
 //! Plans in messages to a monitor: bytes in the message's body, or in a memfd when they are too large for it.
 //!
 //! Protocol 2 writes MessagePack with field names: a reader ignores unknown fields, and uses the default for
-//! missing ones. Protocol 3 has the plan in the body. Protocol 1 is [`v1`](super::v1).
+//! missing ones. Protocol 3 has the plan in the body. Protocol 4 knows hooks. Protocol 1 is [`v1`](super::v1).
 
 use crisp_executor::plan::{CgroupJoin, Plan, Process};
 use rustix::fd::OwnedFd;
@@ -17,6 +17,8 @@ use super::{EncodeError, Failure, Malformed, PROTOCOL, codec, v1};
 const NAMED_FIELDS: u16 = 2;
 /// The first protocol with plans in the body.
 const IN_BODY: u16 = 3;
+/// The first protocol whose monitors do not ignore hooks.
+const WITH_HOOKS: u16 = 4;
 /// Longest plan in a body; with a seccomp program one is some ten kilobytes.
 const LONGEST_IN_BODY: usize = 64 << 10;
 /// Longest plan. One is some ten kilobytes, most of it a seccomp program.
@@ -52,6 +54,9 @@ impl Encoded {
 }
 
 pub(super) fn encode(plan: &Plan, protocol: u16) -> Result<Encoded, EncodeError> {
+    if protocol < WITH_HOOKS && plan.hooks.is_some() {
+        return Err(EncodeError::Unsupported { protocol, what: "hooks" });
+    }
     let bytes =
         if protocol < NAMED_FIELDS { codec::to_bytes(&v1::Plan::of(plan)?)? } else { to_bytes(plan)? };
     Encoded::new(c"crisp-plan", bytes, protocol)

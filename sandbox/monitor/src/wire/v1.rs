@@ -112,6 +112,8 @@ impl<'a> Plan<'a> {
             pid,
             cgroup_namespace,
             cgroup,
+            // Refused for protocols below 4.
+            hooks: _,
         } = plan;
         Ok(Self {
             process: Process::of(process)?,

@@ -6,7 +6,7 @@ mod peer;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crisp_executor::Program;
+use crisp_executor::{Place, Program, ProgramFile};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 
@@ -76,7 +76,16 @@ fn sleeping() -> ScopeHolder {
     let sleep: OwnedFd = std::fs::File::open("/bin/sleep").unwrap().into();
     let args = [c"sleep".to_owned(), c"1000".to_owned()];
     let stdio = [null.as_fd(); 3];
-    let spawned = Program { file: sleep.as_fd(), args: &args, stdio, cgroup: None }.spawn().unwrap();
+    let spawned = Program {
+        file: ProgramFile::Open(sleep.as_fd()),
+        args: &args,
+        env: &[],
+        stdio,
+        cgroup: None,
+        place: Place::default(),
+    }
+    .spawn()
+    .unwrap();
     ScopeHolder::of(spawned, null)
 }
 

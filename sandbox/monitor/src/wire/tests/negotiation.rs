@@ -5,7 +5,7 @@ use std::ffi::CString;
 use crisp_executor::plan::{CgroupJoin, Plan, Process};
 use serde::{Deserialize, Serialize};
 
-use super::sample::{cgroup, container, fd, plan, process};
+use super::sample::{cgroup, container, fd, plan, process, with_hooks};
 use crate::wire::request::{ExecRequest, StartRequest};
 use crate::wire::{Failure, Header, MAX_BODY, Message, Op, PROTOCOL, Request, fuzz_packet, plan as codec};
 
@@ -182,4 +182,15 @@ fn descriptors_that_did_not_come_are_named() {
     fds.pop();
     let error = StartRequest::decode(Message { body, fds }, PROTOCOL).unwrap_err();
     assert!(error.to_string().contains("the log file"), "{error}");
+}
+
+/// A monitor that ignores hooks would start the container without them.
+#[test]
+fn hooks_are_refused_for_older_monitors() {
+    let error = |protocol| codec::encode(&with_hooks(), protocol).unwrap_err().to_string();
+    for protocol in 1..4 {
+        assert!(error(protocol).contains("does not support hooks"), "{}", error(protocol));
+    }
+    let encoded = codec::encode(&with_hooks(), PROTOCOL).unwrap();
+    assert_eq!(codec::decode(&encoded, PROTOCOL).unwrap(), with_hooks());
 }

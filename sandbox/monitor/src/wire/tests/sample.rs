@@ -4,8 +4,8 @@ use std::ffi::CString;
 
 use crisp_executor::ids::{ContainerId, PodId};
 use crisp_executor::plan::{
-    Capabilities, CgroupJoin, Device, FdIndex, Mount, MountKind, PidNamespace, Plan, Process, Rlimit, Root,
-    Seccomp,
+    Capabilities, CgroupJoin, Device, FdIndex, HookPause, Hooks, Mount, MountKind, PidNamespace, Plan,
+    Process, Rlimit, Root, Seccomp, StartHook,
 };
 use crisp_executor::run::{Stage, StageError};
 use rustix::fd::OwnedFd;
@@ -102,5 +102,14 @@ pub(super) fn plan() -> Plan {
         pid: PidNamespace::Target(FdIndex(2)),
         cgroup_namespace: true,
         cgroup: cgroup(),
+        hooks: None,
     }
+}
+
+/// Not known to protocols below 4.
+pub(super) fn with_hooks() -> Plan {
+    let hook = StartHook { path: c("/h"), args: vec![c("h")], env: vec![c("A=1")], timeout_ms: 60_000 };
+    let pause = HookPause { socket: Some(FdIndex(7)), host: FdIndex(8), root: c("/b/rootfs") };
+    let hooks = Hooks { pause: Some(pause), start_container: vec![hook], state: b"{".to_vec() };
+    Plan { hooks: Some(hooks), ..plan() }
 }
