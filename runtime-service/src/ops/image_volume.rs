@@ -96,6 +96,14 @@ fn kept_of(folder: &Path) -> Result<[u64; 2], Cause> {
     Ok([stat.f_bavail / KEPT, stat.f_favail / KEPT])
 }
 
+/// Copies the image's files at `place` into the empty folder `volume`.
+///
+/// # Errors
+/// As [`fill`].
+pub(super) fn copy_whole(view: &OwnedFd, volume: &Path, place: &Path, cancel: &Cancel) -> Result<(), Cause> {
+    copy_up(view, volume, place, &Limits { places: &[], cancel, kept: kept_of(volume)? })
+}
+
 fn copy_up(view: &OwnedFd, volume: &Path, place: &Path, limits: &Limits<'_>) -> Result<(), Cause> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let source = match in_root::open(view, &place.to_string_lossy(), flags) {
