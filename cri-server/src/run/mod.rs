@@ -60,3 +60,4 @@ mod streams;
 pub mod supervise;
 pub mod volumes;
 mod wait;
+mod words;
