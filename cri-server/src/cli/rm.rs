@@ -86,7 +86,10 @@ async fn remove_pod(client: &mut Client, pod: &PodSandbox) -> anyhow::Result<()>
 }
 
 /// Ends the supervision of a pod and removes it. Returns false when the server supervises no such pod.
-async fn take_down(
+///
+/// # Errors
+/// The server's error.
+pub async fn take_down(
     client: &mut Client,
     is_meant: impl Fn(&StandalonePod) -> bool,
     kill: bool,

@@ -81,7 +81,6 @@ pub fn up(path: &Path, settings: &Settings, replace: bool, is_dry: bool) -> anyh
         source: source(path),
         documents: manifests.all_documents().map(ToString::to_string).collect(),
         replace,
-        create_only: false,
     };
     block_on(async {
         let mut client = connect(&endpoint::choose(settings)?).await?;
@@ -185,7 +184,7 @@ pub fn unknown(status: Status) -> anyhow::Error {
 
 async fn show(mut events: Streaming<StandaloneEvent>) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
-    while let Some(StandaloneEvent { pod, text, is_failure }) = events.message().await.map_err(refused)? {
+    while let Some(StandaloneEvent { pod, text, is_failure, .. }) = events.message().await.map_err(refused)? {
         // A container chooses a part of it.
         notice(without_control(&format!("{pod}: {text}")));
         if is_failure {

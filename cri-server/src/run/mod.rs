@@ -41,6 +41,7 @@ mod embedded;
 mod environment;
 mod foreground;
 mod health;
+mod health_status;
 pub mod image;
 mod log_rotation;
 pub mod manifest;

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use crisp_proto::crisp::v1::standalone_client::StandaloneClient;
-use crisp_proto::crisp::v1::{RunManifestsRequest, StandaloneEvent, TakeDownRequest};
+use crisp_proto::crisp::v1::{
+    CreateStandaloneRequest, RunManifestsRequest, StandaloneEvent, TakeDownRequest,
+};
 use crisp_proto::runtime::v1::{
     Container, ContainerFilter, ImageSpec, ImageStatusRequest, ListContainersRequest,
 };
 use serde_json::Value;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::super::detached;
 use super::super::manifest::Manifests;
@@ -55,13 +58,13 @@ pub async fn detach(
         run.options.pull = Some(Pull::Missing);
     }
     let manifests = run.manifests(&exposed, true)?;
-    let request = RunManifestsRequest {
-        source: format!("{SOURCE} {}", run.image),
-        documents: manifests.all_documents().map(ToString::to_string).collect(),
-        replace,
-        create_only: start == Start::Later,
+    let source = format!("{SOURCE} {}", run.image);
+    let documents = manifests.all_documents().map(ToString::to_string).collect();
+    let events = match start {
+        Start::Now => standalone.run_manifests(RunManifestsRequest { source, documents, replace }).await,
+        Start::Later => standalone.create(CreateStandaloneRequest { source, documents, replace }).await,
     };
-    let mut events = standalone.run_manifests(request).await.map_err(detached::unknown)?.into_inner();
+    let mut events = events.map_err(|status| unknown(start, status))?.into_inner();
     let mut container = None;
     while let Some(event) = events.message().await.map_err(refused)? {
         container = find(&mut client, &run.uid).await?.or(container);
@@ -75,6 +78,16 @@ pub async fn detach(
     write_id(&run.options, &container.id)?;
     print::line(container.id)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The error of a refused request, also for an older server.
+fn unknown(start: Start, status: Status) -> anyhow::Error {
+    if start == Start::Later && status.code() == Code::Unimplemented {
+        return anyhow!(
+            "the server cannot create containers for a later start: it is older than this program"
+        );
+    }
+    detached::unknown(status)
 }
 
 /// Pulls the image by its policy, with the logins of this user. Returns the ports that it exposes.
@@ -118,7 +131,7 @@ async fn find(client: &mut Client, uid: &str) -> anyhow::Result<Option<Container
 
 /// The exit code and the reason, if the container has not started and will not.
 fn failure(event: &StandaloneEvent, container: Option<&Container>) -> Option<(u8, String)> {
-    let StandaloneEvent { pod, text, is_failure } = event;
+    let StandaloneEvent { pod, text, is_failure, .. } = event;
     if let Some((_, reason)) = text.split_once(" cannot be started: ") {
         let code = u8::try_from(start_error(reason)).unwrap_or(125);
         return Some((code, format!("{pod} cannot be started: {reason}")));
@@ -148,8 +161,12 @@ mod tests {
 
     #[test]
     fn a_container_that_cannot_start_has_dockers_codes() {
-        let event =
-            |text: &str, is_failure| StandaloneEvent { pod: "web".into(), text: text.into(), is_failure };
+        let event = |text: &str, is_failure| StandaloneEvent {
+            pod: "web".into(),
+            text: text.into(),
+            is_failure,
+            ..StandaloneEvent::default()
+        };
         let code = |text, is_failure, container: Option<&Container>| {
             failure(&event(text, is_failure), container).map(|(code, _)| code)
         };

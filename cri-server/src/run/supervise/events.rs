@@ -7,15 +7,30 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 use tonic::Status;
 
-use super::pod::{State, SupervisedPod};
+use super::super::image::OF_IMAGE;
+use super::pod::{Halt, State, SupervisedPod, Then};
 
 /// The events of one client.
 pub type Sender = mpsc::Sender<Result<StandaloneEvent, Status>>;
 
 pub async fn send_line(sender: &Sender, pod: &str, text: &str, is_failure: bool) {
-    let event = StandaloneEvent { pod: pod.to_owned(), text: text.to_owned(), is_failure };
+    let event = StandaloneEvent {
+        pod: pod.to_owned(),
+        text: text.to_owned(),
+        is_failure,
+        ..StandaloneEvent::default()
+    };
     // Fails when the client has gone, which is fine.
     let _ = sender.send(Ok(event)).await;
+}
+
+/// Tells the client which container was started, and waits until the client has gone.
+pub async fn stay_attached(pod: &str, container_id: String, sender: &Sender) {
+    let text = "is attached".to_owned();
+    let event = StandaloneEvent { pod: pod.to_owned(), text, container_id, ..StandaloneEvent::default() };
+    if sender.send(Ok(event)).await.is_ok() {
+        sender.closed().await;
+    }
 }
 
 /// Removes the pods at the same time, and waits until they are gone.
@@ -46,31 +61,45 @@ pub async fn follow_new(pod: Arc<SupervisedPod>, sender: Sender) {
     follow_until_up(&pod, lines, &sender).await;
 }
 
-/// Stops the pod until a client starts it. Returns false when it could not be stopped.
-pub async fn halt(pod: &SupervisedPod, grace: Option<u32>, sender: &Sender) -> bool {
+/// Stops the pod until a client starts it.
+pub async fn halt(pod: &SupervisedPod, grace: Option<u32>, sender: &Sender) {
     let (_, mut lines) = pod.journal.follow();
-    if let Err(error) = pod.halt(grace).await {
-        send_line(sender, &pod.pod.name, &format!("{error:#}"), true).await;
-        return false;
-    }
+    let halted = async {
+        pod.halt(Halt { grace, then: Then::Rest }).await?;
+        pod.halted().await
+    };
     let halted = tokio::select! {
-        halted = pod.halted() => halted,
+        halted = halted => halted,
         () = pass_on(pod, &mut lines, sender) => Ok(()),
     };
-    match &halted {
+    match halted {
         Ok(()) => send_line(sender, &pod.pod.name, "is stopped", false).await,
         Err(error) => send_line(sender, &pod.pod.name, &format!("{error:#}"), true).await,
     }
-    halted.is_ok()
+}
+
+/// Stops the pod and starts it.
+pub async fn restart(pod: &SupervisedPod, grace: Option<u32>, sender: &Sender) {
+    let (_, mut lines) = pod.journal.follow();
+    let restarted = async {
+        pod.halt(Halt { grace, then: Then::Start }).await?;
+        pod.restarted().await
+    };
+    let restarted = tokio::select! {
+        restarted = restarted => restarted,
+        () = pass_on(pod, &mut lines, sender) => Ok(()),
+    };
+    match restarted {
+        Ok(()) => follow_until_up(pod, lines, sender).await,
+        Err(error) => send_line(sender, &pod.pod.name, &format!("{error:#}"), true).await,
+    }
 }
 
 /// Starts a pod that was stopped or has ended.
 pub async fn start(pod: &SupervisedPod, sender: &Sender) {
     // The lines of its earlier runs are of no interest.
     let (_, lines) = pod.journal.follow();
-    let started = pod.start_again().await;
-    pod.restarts(false);
-    match started {
+    match pod.start_again().await {
         Ok(true) => follow_until_up(pod, lines, sender).await,
         Ok(false) => send_line(sender, &pod.pod.name, "runs already", false).await,
         Err(error) => send_line(sender, &pod.pod.name, &format!("{error:#}"), true).await,
@@ -80,8 +109,16 @@ pub async fn start(pod: &SupervisedPod, sender: &Sender) {
 async fn follow_until_up(pod: &SupervisedPod, mut lines: broadcast::Receiver<String>, sender: &Sender) {
     let mut states = pod.state.subscribe();
     let names: Vec<String> = pod.pod.containers.iter().map(|container| container.name.clone()).collect();
+    // A container that has ended already did start.
+    let delayed = async {
+        match pod.pod.annotations.contains_key(OF_IMAGE) {
+            true => pod.conditions.any_delayed().await,
+            false => std::future::pending().await,
+        }
+    };
     let text = tokio::select! {
         () = pod.conditions.all_started(&names) => Ok("is up".to_owned()),
+        () = delayed => Ok("has ended, and is started again by its policy".to_owned()),
         state = states.wait_for(|state| *state != State::Running) => match state.map(|state| state.clone()) {
             Ok(State::Ended(0)) => Ok("has ended".to_owned()),
             Ok(State::Ended(code)) => Err(format!("has failed with code {code}")),
