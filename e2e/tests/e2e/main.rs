@@ -46,6 +46,8 @@ mod run;
 mod run_detached;
 mod run_image;
 mod run_image_detached;
+mod run_image_docker;
+mod run_image_restarted;
 mod run_image_stopped;
 mod run_lost;
 mod run_manifest;
