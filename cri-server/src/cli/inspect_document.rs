@@ -106,7 +106,7 @@ fn host_config(status: &ContainerStatus, spec: &Value) -> Value {
     })
 }
 
-/// What is known of a pod.
+/// A pod's status and info, and its networks.
 #[derive(Debug, Default)]
 pub struct PodParts {
     pub status: Value,

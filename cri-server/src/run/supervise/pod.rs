@@ -50,7 +50,7 @@ pub struct Halt {
     pub then: Then,
 }
 
-/// What follows when the containers have ended at the request of a client.
+/// The step after the containers have ended at the request of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Then {
     /// They wait until a client starts them.

@@ -78,9 +78,14 @@ impl SupervisedPod {
     /// the tasks are dropped.
     pub(super) fn requests(&self) -> (StopRequests, JoinSet<()>) {
         let stop = StopRequests::new();
+        if let Some(code) = self.stop.now().code() {
+            stop.stop_with(code);
+        }
         let mut passing = JoinSet::new();
         passing.spawn(self.stop.clone().pass_on_to(stop.clone()));
-        passing.spawn(pass_on(self.halts.subscribe(), self.pod.grace, stop.clone()));
+        let mut halts = self.halts.subscribe();
+        begin(&mut halts, self.pod.grace, &stop);
+        passing.spawn(pass_on(halts, self.pod.grace, stop.clone()));
         (stop, passing)
     }
 
@@ -108,31 +113,33 @@ impl SupervisedPod {
     }
 }
 
-/// Passes on the requests of clients. A later one can only shorten the grace period, which begins anew with it.
+/// Passes on the present request, before anything runs that it would stop.
+fn begin(halts: &mut watch::Receiver<Option<Halt>>, grace: u32, to: &StopRequests) {
+    if let Some(halt) = &*halts.borrow_and_update() {
+        to.stop_within(HALTED, halt.grace.unwrap_or(grace));
+    }
+}
+
+/// Passes on later requests of clients. They can only shorten the grace period, which begins anew with each.
 async fn pass_on(mut halts: watch::Receiver<Option<Halt>>, grace: u32, to: StopRequests) {
     let mut kill_at: Option<Instant> = None;
     loop {
-        let halt = halts.borrow_and_update().clone();
-        if let Some(halt) = halt {
-            let own = halt.grace.unwrap_or(grace);
-            if to.now().is_any() {
-                let end = Instant::now() + Duration::from_secs(own.into());
-                kill_at = Some(kill_at.map_or(end, |at| at.min(end)));
-            } else {
-                to.stop_within(HALTED, own);
+        tokio::select! {
+            biased;
+            () = at(kill_at) => {
+                to.signal(HALTED);
+                kill_at = None;
             }
-        }
-        loop {
-            tokio::select! {
-                biased;
-                () = at(kill_at) => {
-                    to.signal(HALTED);
-                    kill_at = None;
+            changed = halts.changed() => {
+                if changed.is_err() {
+                    return;
                 }
-                changed = halts.changed() => match changed {
-                    Ok(()) => break,
-                    Err(_) => return,
-                },
+                if !to.now().is_any() {
+                    begin(&mut halts, grace, &to);
+                } else if let Some(halt) = &*halts.borrow_and_update() {
+                    let end = Instant::now() + Duration::from_secs(halt.grace.unwrap_or(grace).into());
+                    kill_at = Some(kill_at.map_or(end, |at| at.min(end)));
+                }
             }
         }
     }
@@ -157,8 +164,10 @@ mod tests {
     async fn a_later_stop_shortens_the_grace_period_and_one_without_any_kills_at_once() {
         let halts = watch::Sender::new(halt(Some(30)));
         let to = StopRequests::new();
-        let passing = tokio::spawn(pass_on(halts.subscribe(), 10, to.clone()));
-        assert_eq!(to.wait_for(StopRequest::is_any).await, StopRequest::Stop { code: HALTED });
+        let mut receiver = halts.subscribe();
+        begin(&mut receiver, 10, &to);
+        let passing = tokio::spawn(pass_on(receiver, 10, to.clone()));
+        assert_eq!(to.now(), StopRequest::Stop { code: HALTED });
         assert_eq!(to.grace(), Some(30));
         let begun = Instant::now();
         for grace in [Some(3), Some(20), None] {
@@ -170,8 +179,9 @@ mod tests {
         drop(halts);
         passing.await.unwrap();
 
-        let (halts, to) = (watch::Sender::new(halt(None)), StopRequests::new());
+        let (halts, to) = (watch::Sender::new(None), StopRequests::new());
         let _passing = tokio::spawn(pass_on(halts.subscribe(), 10, to.clone()));
+        halts.send_replace(halt(None));
         to.wait_for(StopRequest::is_any).await;
         assert_eq!(to.grace(), Some(10), "that of the pod");
         let begun = Instant::now();
