@@ -180,6 +180,15 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_only_starts_containers_is_called_older() {
+        let error = |start, status: Status| unknown(start, status).to_string();
+        let old = error(Start::Later, Status::unimplemented("no such method"));
+        assert!(old.contains("cannot create containers for a later start"), "{old}");
+        assert!(error(Start::Now, Status::unimplemented("x")).contains("supervises no pods"));
+        assert!(error(Start::Later, Status::invalid_argument("other")).contains("other"));
+    }
+
+    #[test]
     fn ports_of_an_image_are_found() {
         let info = |text: &str| exposed(&BTreeMap::from([("info".to_owned(), text.to_owned())]));
         assert_eq!(info(r#"{"imageSpec": {"config": {"ExposedPorts": {"80/tcp": {}}}}}"#), ["80/tcp"]);
