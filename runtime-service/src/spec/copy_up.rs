@@ -2,7 +2,7 @@
 //! volumes do. The CRI has no field for that.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::container::config::{ContainerConfig, Mount};
 use crate::spec::mounts::same_place;
@@ -26,6 +26,12 @@ pub fn mounts(config: &ContainerConfig) -> Vec<&Mount> {
         mount.image.is_none() && places.iter().any(|place| same_place(&mount.container_path, place))
     };
     config.mounts.iter().filter(is_marked).collect()
+}
+
+/// The folder beside a volume in which its copy is made. Volumes have no such names.
+pub fn draft(volume: &Path) -> PathBuf {
+    let name = volume.file_name().unwrap_or_default().to_string_lossy();
+    volume.with_file_name(format!(".{name}.copying"))
 }
 
 #[cfg(test)]
