@@ -19,6 +19,7 @@ use super::listing::Format;
 use super::names::{Names, Target};
 use super::template::Template;
 use super::{Client, json};
+use crate::print;
 
 /// Print everything about containers, pods or images, as JSON
 ///
@@ -100,7 +101,7 @@ async fn container(client: &mut Client, known: &Names, id: &str) -> anyhow::Resu
     let (status, info) = (reply.status.unwrap_or_default(), json::info(&reply.info));
     let listed = known.containers.iter().find(|c| c.id == id);
     let pod = match listed {
-        Some(container) => pod_parts(client, &container.pod_sandbox_id).await.ok(),
+        Some(container) => Some(pod_parts(client, &container.pod_sandbox_id).await?),
         None => None,
     };
     let mut value = container_document(&status, &info, details.of(id), pod.as_ref());
@@ -122,7 +123,11 @@ async fn pod_parts(client: &mut Client, id: &str) -> anyhow::Result<PodParts> {
     let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
     let reply = client.runtime.pod_sandbox_status(request).await.map_err(refused)?.into_inner();
     let status = reply.status.as_ref().map(json::message).transpose()?.unwrap_or_default();
-    Ok(PodParts { status, info: json::info(&reply.info), networks: networks(client, id).await? })
+    let networks = networks(client, id).await.unwrap_or_else(|error| {
+        print::warning(format_args!("crisp: the pod's networks are not shown: {error:#}"));
+        Vec::new()
+    });
+    Ok(PodParts { status, info: json::info(&reply.info), networks })
 }
 
 /// The built-in networks that a pod is in; none of another CRI server.
