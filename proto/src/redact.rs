@@ -31,12 +31,13 @@ impl fmt::Debug for AuthConfig {
 
 impl fmt::Debug for RunManifestsRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { source, documents, replace } = self;
+        let Self { source, documents, replace, create_only } = self;
         f.debug_struct("RunManifestsRequest")
             .field("source", source)
             // Secrets are among them.
             .field("documents", &documents.len())
             .field("replace", replace)
+            .field("create_only", create_only)
             .finish()
     }
 }

@@ -167,11 +167,14 @@ async fn containers(client: &mut Client, filters: &Filters) -> anyhow::Result<()
     let resting = standalone::resting(client).await?;
     for container in &names.containers {
         let pod = names.pods.iter().find(|pod| pod.id == container.pod_sandbox_id);
-        let of_run = pod.filter(|pod| resting.iter().any(|of| standalone::is_same(of, pod)));
+        let of_run = pod.and_then(|pod| Some((pod, resting.iter().find(|of| standalone::is_same(of, pod))?)));
         let is_ended = container.state() == ContainerState::ContainerExited && !is_supervised(container);
         match of_run {
-            Some(pod) if is_meant(container, &pod.labels) => {
-                rm::take_down(client, |of| standalone::is_same(of, pod), false).await?;
+            Some((pod, of)) if is_meant(container, &pod.labels) => {
+                // A client may have started it meanwhile.
+                if !rm::take_down_at_rest(client, &of.uid).await? {
+                    continue;
+                }
             }
             None if is_ended && is_meant(container, &container.labels) => {
                 let request = RemoveContainerRequest { container_id: container.id.clone() };

@@ -90,8 +90,14 @@ pub async fn resting(client: &mut Client) -> anyhow::Result<Vec<StandalonePod>> 
 /// The server's error.
 pub async fn stop(client: &mut Client, pod: &StandalonePod, timeout: Option<u32>) -> anyhow::Result<()> {
     let request = StopStandaloneRequest { name: pod.uid.clone(), timeout };
-    let events = client.standalone.stop(request).await.map_err(refused)?;
-    success(events.into_inner()).await
+    let mut events = client.standalone.stop(request).await.map_err(refused)?.into_inner();
+    // The lines before the result are of the containers that are being stopped.
+    while let Some(event) = events.message().await.map_err(refused)? {
+        if event.is_failure {
+            bail!("{}", event.text);
+        }
+    }
+    Ok(())
 }
 
 /// Starts one that was stopped, was created or has ended.
@@ -158,10 +164,6 @@ async fn not_started(client: &mut Client, pod: &StandalonePod, reason: String) -
         return anyhow!("{reason}; it is tried again, because it cannot be stopped: {error:#}");
     }
     anyhow!("{reason}")
-}
-
-async fn success(events: Streaming<StandaloneEvent>) -> anyhow::Result<()> {
-    first_failure(events).await?.map_or(Ok(()), |reason| bail!("{reason}"))
 }
 
 async fn first_failure(mut events: Streaming<StandaloneEvent>) -> anyhow::Result<Option<String>> {

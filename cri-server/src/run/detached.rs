@@ -14,7 +14,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::manifest::{self, Manifests, PodDocument};
 use super::report::notice;
-use crate::cli::client::reach;
+use crate::cli::client::{MAX_REPLY, reach};
 use crate::cli::endpoint;
 use crate::config::{ListenAddress, Settings};
 use crate::print;
@@ -81,6 +81,7 @@ pub fn up(path: &Path, settings: &Settings, replace: bool, is_dry: bool) -> anyh
         source: source(path),
         documents: manifests.all_documents().map(ToString::to_string).collect(),
         replace,
+        create_only: false,
     };
     block_on(async {
         let mut client = connect(&endpoint::choose(settings)?).await?;
@@ -109,7 +110,8 @@ impl Down {
             let mut client = connect(&endpoint::choose(settings)?).await?;
             let listed = client.list_standalone(ListStandaloneRequest {}).await.map_err(unknown)?;
             let names = self.names(&listed.into_inner().pods)?;
-            let request = TakeDownRequest { names: names.into_iter().collect(), kill: self.force };
+            let request =
+                TakeDownRequest { names: names.into_iter().collect(), kill: self.force, at_rest_only: false };
             let events = client.take_down(request).await.map_err(unknown)?;
             show(events.into_inner()).await
         })
@@ -169,7 +171,8 @@ pub async fn connect(listen: &ListenAddress) -> anyhow::Result<StandaloneClient<
         )
     })?;
     let channel = Endpoint::from_shared(listen.to_string())?.connect().await;
-    Ok(StandaloneClient::new(channel.with_context(|| format!("cannot speak gRPC to {listen}"))?))
+    let channel = channel.with_context(|| format!("cannot speak gRPC to {listen}"))?;
+    Ok(StandaloneClient::new(channel).max_decoding_message_size(MAX_REPLY))
 }
 
 /// The error of a refused request, also for a server without this service.

@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 /// Checks that are kept, as docker keeps them.
 const KEPT: usize = 5;
 
+/// Bytes of a failure that are kept, as docker keeps them: a list of all pods has those of all checks.
+const LONGEST: usize = 4096;
+
 /// The newest result of the checks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum HealthStatus {
@@ -48,7 +51,12 @@ pub struct Check {
 
 impl Health {
     /// Adds a check. `is_ready`: the result, once enough checks in a row agree.
-    pub fn add(&mut self, check: Check, is_ready: Option<bool>) {
+    pub fn add(&mut self, mut check: Check, is_ready: Option<bool>) {
+        if let Some(failure) = &mut check.failure {
+            let most = LONGEST.min(failure.len());
+            let whole = (0..=most).rev().find(|at| failure.is_char_boundary(*at));
+            failure.truncate(whole.unwrap_or(0));
+        }
         self.failing_streak = if check.failure.is_some() { self.failing_streak.saturating_add(1) } else { 0 };
         match is_ready {
             Some(true) => self.status = HealthStatus::Healthy,
@@ -80,5 +88,8 @@ mod tests {
         }
         assert_eq!((health.status, health.failing_streak), (HealthStatus::Healthy, 0));
         assert_eq!(health.checks.len(), KEPT);
+        let long = format!("a{}", "ä".repeat(LONGEST));
+        health.add(check(Some(&long)), None);
+        assert_eq!(health.checks.back().unwrap().failure.as_ref().unwrap().len(), LONGEST - 1);
     }
 }

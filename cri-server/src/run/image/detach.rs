@@ -61,7 +61,11 @@ pub async fn detach(
     let source = format!("{SOURCE} {}", run.image);
     let documents = manifests.all_documents().map(ToString::to_string).collect();
     let events = match start {
-        Start::Now => standalone.run_manifests(RunManifestsRequest { source, documents, replace }).await,
+        Start::Now => {
+            standalone
+                .run_manifests(RunManifestsRequest { source, documents, replace, create_only: false })
+                .await
+        }
         Start::Later => standalone.create(CreateStandaloneRequest { source, documents, replace }).await,
     };
     let mut events = events.map_err(|status| unknown(start, status))?.into_inner();
@@ -148,7 +152,7 @@ async fn undo(standalone: &mut StandaloneClient<Channel>, manifests: &Manifests,
     let is_ours = list.into_inner().pods.iter().any(|pod| pod.uid == uid);
     let names =
         manifests.pods.iter().map(|document| format!("{}/{}", document.pod.namespace, document.pod.name));
-    let request = TakeDownRequest { names: names.collect(), kill: true };
+    let request = TakeDownRequest { names: names.collect(), kill: true, at_rest_only: false };
     if is_ours && let Ok(events) = standalone.take_down(request).await {
         let mut events = events.into_inner();
         while let Ok(Some(_)) = events.message().await {}

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tonic::Status;
 
 use super::super::image::OF_IMAGE;
+use super::halt::STARTED;
 use super::pod::{Halt, State, SupervisedPod, Then};
 
 /// The events of one client.
@@ -40,6 +41,22 @@ pub async fn take_down(pods: Vec<Arc<SupervisedPod>>, kill: bool, sender: &Sende
         async move { pod.go_down(kill).await }
     };
     pods.iter().map(ask).collect::<JoinSet<_>>().join_all().await;
+    follow_down(pods, sender).await;
+}
+
+/// Like [`take_down`], but only those that have ended or are stopped.
+pub async fn take_down_at_rest(pods: Vec<Arc<SupervisedPod>>, sender: &Sender) {
+    let mut going_down = Vec::new();
+    for pod in pods {
+        match pod.go_down_if_at_rest().await {
+            true => going_down.push(pod),
+            false => send_line(sender, &pod.pod.name, "is not stopped, and is kept", true).await,
+        }
+    }
+    follow_down(going_down, sender).await;
+}
+
+async fn follow_down(pods: Vec<Arc<SupervisedPod>>, sender: &Sender) {
     for pod in pods {
         let (_, mut lines) = pod.journal.follow();
         let mut states = pod.state.subscribe();
@@ -78,19 +95,19 @@ pub async fn halt(pod: &SupervisedPod, grace: Option<u32>, sender: &Sender) {
     }
 }
 
-/// Stops the pod and starts it.
+/// Stops the pod and starts it. The client takes a failure among the lines for the failure of the restart, so it
+/// gets none of the earlier run.
 pub async fn restart(pod: &SupervisedPod, grace: Option<u32>, sender: &Sender) {
     let (_, mut lines) = pod.journal.follow();
     let restarted = async {
         pod.halt(Halt { grace, then: Then::Start }).await?;
         pod.restarted().await
     };
-    let restarted = tokio::select! {
-        restarted = restarted => restarted,
-        () = pass_on(pod, &mut lines, sender) => Ok(()),
-    };
-    match restarted {
-        Ok(()) => follow_until_up(pod, lines, sender).await,
+    match restarted.await {
+        Ok(()) => {
+            skip_earlier_run(&mut lines);
+            follow_until_up(pod, lines, sender).await;
+        }
         Err(error) => send_line(sender, &pod.pod.name, &format!("{error:#}"), true).await,
     }
 }
@@ -136,6 +153,18 @@ async fn follow_until_up(pod: &SupervisedPod, mut lines: broadcast::Receiver<Str
     send_line(sender, &pod.pod.name, &text.unwrap_or_else(|text| text), is_failure).await;
 }
 
+/// Leaves the lines after the start of the present run.
+fn skip_earlier_run(lines: &mut broadcast::Receiver<String>) {
+    use broadcast::error::TryRecvError;
+    loop {
+        match lines.try_recv() {
+            Ok(line) if line == STARTED => return,
+            Ok(_) | Err(TryRecvError::Lagged(_)) => {}
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+        }
+    }
+}
+
 /// Never returns, unless the pod's journal ends.
 async fn pass_on(pod: &SupervisedPod, lines: &mut broadcast::Receiver<String>, sender: &Sender) {
     loop {
@@ -145,5 +174,26 @@ async fn pass_on(pod: &SupervisedPod, lines: &mut broadcast::Receiver<String>, s
             Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_shows_no_line_of_the_earlier_run() {
+        let lines = broadcast::Sender::new(3);
+        let mut receiver = lines.subscribe();
+        for line in
+            ["first", "web cannot be started: busy", STARTED, "web cannot be started: no such program"]
+        {
+            lines.send(line.to_owned()).unwrap();
+        }
+        skip_earlier_run(&mut receiver);
+        assert_eq!(receiver.try_recv().unwrap(), "web cannot be started: no such program");
+        lines.send("of the earlier run".to_owned()).unwrap();
+        skip_earlier_run(&mut receiver);
+        assert!(receiver.try_recv().is_err());
     }
 }

@@ -16,9 +16,12 @@ use super::super::context::Condition;
 use super::super::run_status::change;
 use super::pod::{Halt, State, SupervisedPod, Then};
 
+/// The first line of a run that a client has requested.
+pub(super) const STARTED: &str = "is started again";
+
 impl SupervisedPod {
     /// Requests that its containers end, and what follows then. The request is written to disk first. A pod that
-    /// has ended stays as it is, unless it is to be started.
+    /// has ended stays as it is, unless it is to be started; one that waits for that is not started any more.
     ///
     /// # Errors
     /// The disk's error; nothing has changed then.
@@ -26,7 +29,7 @@ impl SupervisedPod {
         let _halting = self.halting.lock().await;
         let is_restarting = halt.then == Then::Start;
         if self.status.get().ended.is_some() && !is_restarting {
-            return Ok(());
+            return self.no_longer_restarts(halt).await;
         }
         let grace = self.shorter(halt.grace);
         change(&self.status, move |status| {
@@ -38,6 +41,20 @@ impl SupervisedPod {
         .await?;
         // A problem of an attempt before this is none of the stop.
         self.no_longer_waits();
+        self.halts.send_replace(Some(halt));
+        Ok(())
+    }
+
+    /// Ends the request for a start of a pod that has ended.
+    async fn no_longer_restarts(&self, halt: Halt) -> anyhow::Result<()> {
+        if !self.is_restarting() && !self.status.get().is_restarting {
+            return Ok(());
+        }
+        change(&self.status, |status| {
+            status.is_stopped = false;
+            status.is_restarting = false;
+        })
+        .await?;
         self.halts.send_replace(Some(halt));
         Ok(())
     }
@@ -121,6 +138,25 @@ impl SupervisedPod {
                 break halting;
             }
         };
+        self.start_now().await?;
+        Ok(true)
+    }
+
+    /// The second half of a restart, when its containers have ended. Does nothing when a client has withdrawn it.
+    ///
+    /// # Errors
+    /// As of [`start_again`](Self::start_again).
+    pub(super) async fn start_to_restart(&self) -> anyhow::Result<()> {
+        let _halting = self.halting.lock().await;
+        if !self.is_restarting() || !self.is_resting() {
+            return Ok(());
+        }
+        ensure!(!self.stop.now().is_any(), "it is being removed");
+        self.start_now().await
+    }
+
+    /// Starts it. The caller holds the lock.
+    async fn start_now(&self) -> anyhow::Result<()> {
         change(&self.status, |status| {
             status.is_stopped = false;
             status.is_restarting = false;
@@ -138,9 +174,10 @@ impl SupervisedPod {
                 *condition = Condition { restarts: condition.restarts, ..Condition::default() };
             });
         }
+        self.report().routine(STARTED);
         self.state.send_replace(State::Running);
         self.halts.send_replace(None);
-        Ok(true)
+        Ok(())
     }
 
     /// Whether its container could not be created so far: the next try starts it too.
@@ -175,6 +212,17 @@ impl SupervisedPod {
         Attachment(self.attached.clone())
     }
 
+    /// Requests its removal if it has ended or is stopped, and is not being started. Returns false otherwise.
+    pub(super) async fn go_down_if_at_rest(&self) -> bool {
+        let _halting = self.halting.lock().await;
+        let has_ended = matches!(*self.state.borrow(), State::Stopped | State::Ended(_));
+        let is_at_rest = has_ended && self.is_resting() && !self.is_restarting();
+        if is_at_rest {
+            self.go_down(false).await;
+        }
+        is_at_rest
+    }
+
     pub(super) fn is_resting(&self) -> bool {
         let status = self.status.get();
         status.is_stopped || status.ended.is_some()
@@ -192,5 +240,72 @@ pub struct Attachment(watch::Sender<usize>);
 impl Drop for Attachment {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::super::record::PodRecord;
+    use super::*;
+
+    fn pod(folder: &std::path::Path) -> SupervisedPod {
+        let record = PodRecord {
+            uid: "uid".into(),
+            objects: Vec::new(),
+            document: json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "web"},
+                "spec": {"containers": [{"name": "web", "image": "busybox"}]},
+            }),
+            source: "a test".into(),
+            is_created: false,
+        };
+        record.write(folder).unwrap();
+        SupervisedPod::new(&record, folder, &mut BTreeMap::new()).unwrap()
+    }
+
+    fn request(then: Then) -> Halt {
+        Halt { grace: None, then }
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_the_pending_restart_of_a_pod_that_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = pod(dir.path());
+        change(&pod.status, |status| status.ended = Some(0)).await.unwrap();
+        pod.state.send_replace(State::Ended(0));
+        pod.halt(request(Then::Start)).await.unwrap();
+        assert!(pod.is_restarting() && pod.status.get().is_restarting);
+        pod.halt(request(Then::Rest)).await.unwrap();
+        let status = pod.status.get();
+        assert!(!pod.is_restarting() && !status.is_restarting && !status.is_stopped);
+        assert!(pod.restarted().await.unwrap_err().to_string().contains("another client"));
+        pod.start_to_restart().await.unwrap();
+        assert_eq!(pod.status.get().ended, Some(0), "it is not started");
+        pod.halt(request(Then::Start)).await.unwrap();
+        pod.start_to_restart().await.unwrap();
+        assert_eq!((pod.status.get().ended, &*pod.state.borrow()), (None, &State::Running));
+        pod.restarted().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_a_pod_at_rest_is_removed_as_unused() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = pod(dir.path());
+        assert!(!pod.go_down_if_at_rest().await, "it runs");
+        pod.halt(request(Then::Rest)).await.unwrap();
+        assert!(!pod.go_down_if_at_rest().await, "its containers end");
+        pod.state.send_replace(State::Stopped);
+        pod.halt(request(Then::Start)).await.unwrap();
+        assert!(!pod.go_down_if_at_rest().await, "it is being started again");
+        pod.halt(request(Then::Rest)).await.unwrap();
+        assert!(!pod.stop.now().is_any());
+        assert!(pod.go_down_if_at_rest().await && pod.stop.now().is_any());
+        assert!(pod.status.get().is_going_down);
     }
 }

@@ -35,12 +35,12 @@ impl SupervisedPod {
                 if !self.is_resting() {
                     return;
                 }
-                if self.status.get().ended.is_none() {
+                if self.status.get().ended.is_none() && !self.is_restarting() {
                     self.state.send_replace(State::Stopped);
                 }
             }
             if self.is_restarting() {
-                self.start_to_restart().await;
+                self.restart().await;
             }
             self.go_down_if_over().await;
             tokio::select! {
@@ -51,8 +51,8 @@ impl SupervisedPod {
         }
     }
 
-    async fn start_to_restart(&self) {
-        let Err(error) = self.start_again().await else { return };
+    async fn restart(&self) {
+        let Err(error) = self.start_to_restart().await else { return };
         let reason = format!("{error:#}");
         self.report().emit(format_args!("is not started again: {reason}"));
         let _halting = self.halting.lock().await;

@@ -16,7 +16,9 @@ use tonic::{Request, Response, Status};
 use super::super::health_status::{Check, Health};
 use super::super::image::OF_IMAGE;
 use super::super::manifest::{self, Manifests, PodDocument};
-use super::events::{Sender, follow_new, halt, restart, send_line, start, stay_attached, take_down};
+use super::events::{
+    Sender, follow_new, halt, restart, send_line, start, stay_attached, take_down, take_down_at_rest,
+};
 use super::pod::{State, SupervisedPod};
 use super::{NamedPod, Supervisor};
 
@@ -38,7 +40,10 @@ impl Standalone for StandaloneService {
     type RestartStream = Events;
 
     async fn run_manifests(&self, request: Request<RunManifestsRequest>) -> Result<Response<Events>, Status> {
-        let RunManifestsRequest { source, documents, replace } = request.into_inner();
+        let RunManifestsRequest { source, documents, replace, create_only } = request.into_inner();
+        if create_only {
+            return self.create(Request::new(CreateStandaloneRequest { source, documents, replace })).await;
+        }
         let manifests = self.manifests(&source, &documents)?;
         Ok(self.add(source, manifests, replace, false))
     }
@@ -70,7 +75,7 @@ impl Standalone for StandaloneService {
     }
 
     async fn take_down(&self, request: Request<TakeDownRequest>) -> Result<Response<Events>, Status> {
-        let TakeDownRequest { names, kill } = request.into_inner();
+        let TakeDownRequest { names, kill, at_rest_only } = request.into_inner();
         let (sender, receiver) = mpsc::channel(WAITING);
         let supervisor = self.0.clone();
         tokio::spawn(async move {
@@ -81,6 +86,9 @@ impl Standalone for StandaloneService {
                     Ok(NamedPod::Unreadable(pod)) => drop(unreadable.insert(pod.uid.clone(), pod)),
                     Err(error) => send_line(&sender, &name, &error.to_string(), true).await,
                 }
+            }
+            if at_rest_only {
+                return take_down_at_rest(pods.into_values().collect(), &sender).await;
             }
             for pod in unreadable.into_values() {
                 match supervisor.take_down_unreadable(&pod).await {
