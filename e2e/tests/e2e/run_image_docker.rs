@@ -24,6 +24,14 @@ async fn limits_of_processes_hold_for_commands_too_and_absent_gpus_are_named() -
     let limit = good(&machine, &["exec", "limited", "sh", "-c", "ulimit -n; ulimit -c"])?;
     assert_eq!(limit, "1000\n0\n");
     good(&machine, &["container", "rm", "-f", "limited"])?;
+    let (code, _, err) = crisp(
+        &machine,
+        &["run", "-dq", "--network", "host", "--ulimit", "nofile=4000000000:4000000000", &image, "true"],
+    )?;
+    assert!(
+        code == Some(125) && err.contains("nofile: the hard limit 4000000000 is above"),
+        "{code:?} {err}"
+    );
     let (code, _, err) =
         crisp(&machine, &["run", "-dq", "--network", "host", "--gpus", "device=none", &image])?;
     assert!(code == Some(125) && err.contains("nvidia.com/gpu=none"), "{code:?} {err}");

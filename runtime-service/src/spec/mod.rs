@@ -156,6 +156,7 @@ fn process(inputs: &Inputs<'_>, bounding: &Capabilities) -> Result<Process, Spec
     });
     environment::check(&args, &environment)?;
     let own_limits = ulimits::of_annotations(&config.annotations).map_err(SpecError::Ulimits)?;
+    ulimits::check(&own_limits, inputs.host.highest_limit).map_err(SpecError::Ulimits)?;
     let mut process = Process::default();
     process
         .set_terminal(Some(config.tty))

@@ -3,33 +3,34 @@
 use std::collections::BTreeMap;
 
 use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
+use rustix::process::Resource;
 
 /// A JSON object of names, as `ulimit` in docker has them, to soft and hard limits: `{"nofile": [1024, 4096]}`. The
 /// largest number is no limit.
 pub const ULIMITS: &str = "crisp/ulimits";
 
-const NAMES: [(&str, PosixRlimitType); 16] = [
-    ("as", PosixRlimitType::RlimitAs),
-    ("core", PosixRlimitType::RlimitCore),
-    ("cpu", PosixRlimitType::RlimitCpu),
-    ("data", PosixRlimitType::RlimitData),
-    ("fsize", PosixRlimitType::RlimitFsize),
-    ("locks", PosixRlimitType::RlimitLocks),
-    ("memlock", PosixRlimitType::RlimitMemlock),
-    ("msgqueue", PosixRlimitType::RlimitMsgqueue),
-    ("nice", PosixRlimitType::RlimitNice),
-    ("nofile", PosixRlimitType::RlimitNofile),
-    ("nproc", PosixRlimitType::RlimitNproc),
-    ("rss", PosixRlimitType::RlimitRss),
-    ("rtprio", PosixRlimitType::RlimitRtprio),
-    ("rttime", PosixRlimitType::RlimitRttime),
-    ("sigpending", PosixRlimitType::RlimitSigpending),
-    ("stack", PosixRlimitType::RlimitStack),
+const NAMES: [(&str, PosixRlimitType, Resource); 16] = [
+    ("as", PosixRlimitType::RlimitAs, Resource::As),
+    ("core", PosixRlimitType::RlimitCore, Resource::Core),
+    ("cpu", PosixRlimitType::RlimitCpu, Resource::Cpu),
+    ("data", PosixRlimitType::RlimitData, Resource::Data),
+    ("fsize", PosixRlimitType::RlimitFsize, Resource::Fsize),
+    ("locks", PosixRlimitType::RlimitLocks, Resource::Locks),
+    ("memlock", PosixRlimitType::RlimitMemlock, Resource::Memlock),
+    ("msgqueue", PosixRlimitType::RlimitMsgqueue, Resource::Msgqueue),
+    ("nice", PosixRlimitType::RlimitNice, Resource::Nice),
+    ("nofile", PosixRlimitType::RlimitNofile, Resource::Nofile),
+    ("nproc", PosixRlimitType::RlimitNproc, Resource::Nproc),
+    ("rss", PosixRlimitType::RlimitRss, Resource::Rss),
+    ("rtprio", PosixRlimitType::RlimitRtprio, Resource::Rtprio),
+    ("rttime", PosixRlimitType::RlimitRttime, Resource::Rttime),
+    ("sigpending", PosixRlimitType::RlimitSigpending, Resource::Sigpending),
+    ("stack", PosixRlimitType::RlimitStack, Resource::Stack),
 ];
 
 /// The names of all limits.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    NAMES.iter().map(|(name, _)| *name)
+    NAMES.iter().map(|(name, ..)| *name)
 }
 
 /// The limits of the annotation; none without it.
@@ -44,14 +45,34 @@ pub fn of_annotations(annotations: &BTreeMap<String, String>) -> Result<Vec<Posi
 }
 
 fn limit(name: &str, soft: u64, hard: u64) -> Result<PosixRlimit, String> {
-    let found = NAMES.iter().find(|(known, _)| *known == name);
-    let (_, typ) = found.ok_or_else(|| {
+    let found = NAMES.iter().find(|(known, ..)| *known == name);
+    let (_, typ, _) = found.ok_or_else(|| {
         format!("{name:?} is no limit: there are {}", names().collect::<Vec<_>>().join(", "))
     })?;
     if soft > hard {
         return Err(format!("{name}: the soft limit {soft} is above the hard limit {hard}"));
     }
     PosixRlimitBuilder::default().typ(*typ).soft(soft).hard(hard).build().map_err(|error| error.to_string())
+}
+
+/// Refuses limits that the kernel would not set; those of every container are lowered instead. `highest` is the
+/// highest hard limit.
+///
+/// # Errors
+/// The name of such a limit, and the highest one.
+pub fn check(own: &[PosixRlimit], highest: impl Fn(Resource) -> u64) -> Result<(), String> {
+    for limit in own {
+        let Some((name, _, resource)) = NAMES.iter().find(|(_, typ, _)| *typ == limit.typ()) else {
+            continue;
+        };
+        let (highest, hard) = (highest(*resource), limit.hard());
+        if hard > highest {
+            return Err(format!(
+                "{name}: the hard limit {hard} is above {highest}, the highest one of this host"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The limits of every container, with those of this one in their place.
@@ -80,6 +101,15 @@ mod tests {
         let nofile = all.iter().filter(|limit| limit.typ() == PosixRlimitType::RlimitNofile);
         assert_eq!(nofile.map(|limit| (limit.soft(), limit.hard())).collect::<Vec<_>>(), [(1024, 4096)]);
         assert!(of_annotations(&BTreeMap::new()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_limit_that_cannot_be_set_is_refused_by_its_name() {
+        let own = read(r#"{"nofile": [5, 9], "core": [5, 18446744073709551615]}"#).unwrap();
+        let highest =
+            |of_files| move |resource| if resource == Resource::Nofile { of_files } else { u64::MAX };
+        check(&own, highest(9)).unwrap();
+        assert!(check(&own, highest(8)).unwrap_err().starts_with("nofile: the hard limit 9 is above 8"));
     }
 
     #[test]
