@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use protox::prost_reflect::prost::Message as _;
 
 /// Messages that hold or contain a secret: their `Debug` is written by hand in `src/redact.rs`.
-const SECRET: [&str; 4] = [
+const SECRET: [&str; 5] = [
     ".runtime.v1.AuthConfig",
     ".runtime.v1.PullImageRequest",
     ".crisp.v1.RunManifestsRequest",
+    ".crisp.v1.CreateStandaloneRequest",
     ".crisp.v1.ExecContainerRequest",
 ];
 

@@ -22,6 +22,12 @@ install -D -m 644 cri-server/package/config.toml "$tree/etc/crisp/config.toml"
 install -d "$tree/etc/crisp/certs.d" "$tree/DEBIAN" "$tree/usr/share/doc/crisp"
 install -m 644 README.md "$tree/usr/share/doc/crisp/"
 gzip -9 --no-name "$tree/usr/share/doc/crisp/README.md"
+"$program" man --folder "$tree/usr/share/man/man1"
+chmod 644 "$tree"/usr/share/man/man1/*
+gzip -9 --no-name "$tree"/usr/share/man/man1/*
+for place in bash:bash-completion/completions/crisp zsh:zsh/vendor-completions/_crisp fish:fish/vendor_completions.d/crisp.fish; do
+  "$program" completion "${place%%:*}" | install -D -m 644 /dev/stdin "$tree/usr/share/${place#*:}"
+done
 # A file of /usr/lib may be known to dpkg by its place in /lib.
 owner() { dpkg -S "$1" 2> /dev/null || dpkg -S "/usr$1" 2> /dev/null || true; }
 # The libraries that the program is linked with, at least of the versions here.

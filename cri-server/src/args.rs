@@ -4,11 +4,16 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::cli::management::{self, Short};
 use crate::config::{RawSettings, Settings, present_file};
 use crate::server::reload::ConfigOrigin;
 use crate::{cli, oci, run, server};
+
+/// Cannot be seen: a parsed command line has only short names.
+const NOT_SHORT: &str = "the command was not replaced by its short name";
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -53,6 +58,8 @@ enum Command {
     Down(run::detached::Down),
     #[command(flatten)]
     Client(cli::ClientCommand),
+    Container(Box<management::ContainerCommand>),
+    Image(Box<management::ImageCommand>),
     Rename(cli::rename::Rename),
     Login(cli::login::Login),
     Logout(cli::login::Logout),
@@ -77,19 +84,25 @@ impl Args {
         if line.first().is_some_and(|name| Path::new(name).file_name() == Some(OsStr::new(oci::PROGRAM))) {
             line.insert(1, "oci".into());
         }
-        let args = Self::try_parse_from(&line)?;
+        let args = Self::parse(&line)?;
         let Command::Run(run) = &args.command else { return Ok(args) };
         let count = run.words().len();
         if count < 2 || !run.is_of_manifests() {
             return Ok(args);
         }
         let (before, words) = line.split_at(line.len() - count);
-        let moved = Self::try_parse_from(before.iter().chain(&words[1..]).chain(&words[..1]))?;
+        let moved = Self::parse(before.iter().chain(&words[1..]).chain(&words[..1]))?;
         let is_good = matches!(&moved.command, Command::Run(run) if run.words().len() == 1);
         is_good.then_some(moved).ok_or_else(|| {
             let text = format!("{}: a manifest is followed by options only\n", words[0].to_string_lossy());
             Self::command().error(clap::error::ErrorKind::UnknownArgument, text)
         })
+    }
+
+    /// Parses a command line as it is.
+    fn parse(line: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+        let args = Self::try_parse_from(line)?;
+        Ok(Self { command: args.command.short(), ..args })
     }
 
     /// The exit code for a failure of crisp itself. Commands that return a container's exit code use 125,
@@ -141,11 +154,27 @@ impl Args {
             Command::Version(version) => version.run(&settings),
             Command::Completion(completion) => completion.run(Self::command()),
             Command::Man(man) => man.run(Self::command()),
+            Command::Container(_) | Command::Image(_) => bail!("{NOT_SHORT}"),
         }
     }
 }
 
 impl Command {
+    /// The same command under its short name.
+    fn short(self) -> Self {
+        let short = match self {
+            Self::Container(container) => container.short(),
+            Self::Image(image) => image.short(),
+            command => return command,
+        };
+        match short {
+            Short::Client(command) => Self::Client(*command),
+            Short::Run(run) => Self::Run(run),
+            Short::Create(create) => Self::Create(create),
+            Short::Rename(rename) => Self::Rename(rename),
+        }
+    }
+
     /// The settings of a command that contains a server or reads a server's configuration. The other commands
     /// talk to a running server, where settings would have no effect, so they do not accept them.
     fn server_settings(&mut self) -> Option<RawSettings> {
@@ -220,6 +249,35 @@ mod tests {
             Args::understand(["crisp", "run", "--network", "built-in", "--network", "lan", "b"]).unwrap();
         let network = args.command.server_settings().unwrap().network;
         assert_eq!(network, Some(crate::config::NetworkKind::BuiltIn));
+    }
+
+    #[test]
+    fn dockers_long_names_are_the_same_commands() {
+        for (long, short) in [
+            ("container ls -a", "ps -a"),
+            ("container ps -q", "ps -q"),
+            ("container rm -f a", "rm -f a"),
+            ("container exec a ls -l", "exec a ls -l"),
+            ("container start -a a", "start -a a"),
+            ("container create --name a b c", "create --name a b c"),
+            ("container run -d b ls -d", "run -d b ls -d"),
+            ("container run pod.yaml -d", "run -d pod.yaml"),
+            ("container inspect a", "inspect --type container a"),
+            ("image inspect a", "inspect --type image a"),
+            ("image ls -q", "images -q"),
+            ("image remove a", "rmi a"),
+            ("image tag a b", "tag a b"),
+        ] {
+            let parse = |line: &str| {
+                let words = ["crisp"].into_iter().chain(line.split(' '));
+                let args = Args::understand(words).map_err(|error| error.to_string())?;
+                Ok::<_, String>((format!("{:?}", args.command), args.own_failure()))
+            };
+            assert_eq!(parse(long).unwrap(), parse(short).unwrap(), "{long}");
+        }
+        assert!(Args::understand(["crisp", "container", "prune", "-f"]).is_ok());
+        assert!(Args::understand(["crisp", "image", "prune", "-a"]).is_ok());
+        assert!(Args::understand(["crisp", "prune"]).is_err());
     }
 
     #[test]

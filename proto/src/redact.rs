@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::crisp::v1::{ExecContainerRequest, RunManifestsRequest};
+use crate::crisp::v1::{CreateStandaloneRequest, ExecContainerRequest, RunManifestsRequest};
 use crate::runtime::v1::{AuthConfig, PullImageRequest};
 
 /// Prints as `""` or `"***"`.
@@ -38,6 +38,18 @@ impl fmt::Debug for RunManifestsRequest {
             .field("documents", &documents.len())
             .field("replace", replace)
             .field("create_only", create_only)
+            .finish()
+    }
+}
+
+impl fmt::Debug for CreateStandaloneRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source, documents, replace } = self;
+        f.debug_struct("CreateStandaloneRequest")
+            .field("source", source)
+            // Variables among them may be secrets.
+            .field("documents", &documents.len())
+            .field("replace", replace)
             .finish()
     }
 }

@@ -322,6 +322,7 @@ fn spec_code(error: &SpecError) -> Code {
         | SpecError::Seccomp(_)
         | SpecError::NotMapped { .. }
         | SpecError::TooLarge(_)
+        | SpecError::Ulimits(_)
         | SpecError::WorkingDir { .. } => Code::InvalidArgument,
         // Another host may support it.
         SpecError::Capability { .. } | SpecError::AppArmor(_) => Code::FailedPrecondition,

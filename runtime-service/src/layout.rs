@@ -143,3 +143,13 @@ impl Folder {
         self.path.join("volumes").join(number.to_string())
     }
 }
+
+/// The files of a volume's copy, in the folder beside the volume.
+pub fn copied_files(draft: &Path) -> PathBuf {
+    draft.join("files")
+}
+
+/// The record of the move of these files into the volume.
+pub fn copy_moving(draft: &Path) -> PathBuf {
+    draft.join("moving")
+}

@@ -26,7 +26,7 @@ use crate::config::ListenAddress;
 pub use crate::rpc_error::refused;
 
 /// A node with many pods has long lists.
-const MAX_REPLY: usize = 64 * 1024 * 1024;
+pub const MAX_REPLY: usize = 64 * 1024 * 1024;
 
 /// Time limit for a server to accept a connection: its queue of connections is full when it is stopped for long.
 const ACCEPT: Duration = Duration::from_secs(10);
@@ -87,7 +87,7 @@ impl Client {
             diagnosis: DiagnosisClient::new(channel.clone()).max_decoding_message_size(MAX_REPLY),
             networks: NetworksClient::new(channel.clone()),
             log: LogClient::new(channel.clone()),
-            standalone: StandaloneClient::new(channel),
+            standalone: StandaloneClient::new(channel).max_decoding_message_size(MAX_REPLY),
         })
     }
 }

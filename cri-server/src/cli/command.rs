@@ -11,7 +11,8 @@ use super::{
 };
 use crate::config::Settings;
 
-/// The help text of each command is that of its structure.
+/// The help text of each command is that of its structure. Commands without a short name are skipped here and
+/// parsed in `management.rs`.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
     Ps(ps::Ps),
@@ -47,8 +48,10 @@ pub enum ClientCommand {
     Commit(commit::Commit),
     Export(export::Export),
     Import(export::Import),
-    Image(prune::ImageCommand),
-    Container(prune::ContainerCommand),
+    #[command(skip)]
+    PruneImages(prune::PruneImages),
+    #[command(skip)]
+    PruneContainers(prune::PruneContainers),
     System(prune::SystemCommand),
     Volume(volume::Volume),
     Check(check::Check),
@@ -99,8 +102,8 @@ impl ClientCommand {
             Self::Commit(commit) => connect(settings, |client| commit.run(client)),
             Self::Export(export) => connect(settings, |client| export.run(client)),
             Self::Import(import) => connect(settings, |client| import.run(client)),
-            Self::Image(image) => connect(settings, |client| image.run(client)),
-            Self::Container(container) => connect(settings, |client| container.run(client)),
+            Self::PruneImages(prune) => connect(settings, |client| prune.run(client)),
+            Self::PruneContainers(prune) => connect(settings, |client| prune.run(client)),
             Self::System(system) => connect(settings, |client| system.run(client)),
             Self::Volume(volume) => connect(settings, |client| volume.run(client)),
             Self::Check(check) => connect(settings, |client| check.run(client)),

@@ -69,6 +69,34 @@ pub fn name_matches(name: &str, wanted: &str) -> bool {
     }
 }
 
+/// Whether a name of an image matches a pattern, with or without its tag: `*` stands for letters within a part of the
+/// name, `?` for one. Names of docker.io are known without that too.
+pub fn reference_matches(repository: &str, tag: &str, pattern: &str) -> bool {
+    let hub = repository.strip_prefix("docker.io/");
+    let library = hub.and_then(|rest| rest.strip_prefix("library/"));
+    [Some(repository), hub, library]
+        .into_iter()
+        .flatten()
+        .any(|name| glob(name, pattern) || glob(&format!("{name}:{tag}"), pattern))
+}
+
+fn glob(text: &str, pattern: &str) -> bool {
+    let Some(first) = pattern.chars().next() else { return text.is_empty() };
+    let rest = &pattern[first.len_utf8()..];
+    let next = text.chars().next();
+    let after = |c: char| &text[c.len_utf8()..];
+    match first {
+        // Several in a row are one: each would double the work.
+        '*' => {
+            let rest = rest.trim_start_matches('*');
+            let ends = text.char_indices().take_while(|(_, c)| *c != '/').map(|(at, c)| at + c.len_utf8());
+            std::iter::once(0).chain(ends).any(|end| glob(&text[end..], rest))
+        }
+        '?' => next.is_some_and(|c| c != '/' && glob(after(c), rest)),
+        c => next == Some(c) && glob(after(c), rest),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -99,6 +127,20 @@ mod tests {
             let labels = labels(have);
             assert_eq!(filters.labels(|key| labels.get(key)), shown, "{have}");
         }
+    }
+
+    #[test]
+    fn references_match_as_dockers() {
+        let is = |pattern| reference_matches("docker.io/library/busybox", "1", pattern);
+        for pattern in
+            ["busybox", "busybox:1", "busy*", "busy*:*", "docker.io/library/busybox", "*/*/*:?", "b**x:1"]
+        {
+            assert!(is(pattern), "{pattern}");
+        }
+        for pattern in ["", "busy", "busybox:2", "*/busybox:2", "docker.io/*box", "busybox?", "library/b"] {
+            assert!(!is(pattern), "{pattern}");
+        }
+        assert!(reference_matches("h:5000/a", "1", "h:5000/*") && !reference_matches("h:5000/a", "1", "a"));
     }
 
     #[test]

@@ -5,18 +5,21 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::ValueEnum;
+use crisp_proto::crisp::v1::{ListNetworksRequest, Network, NetworkMember};
 use crisp_proto::runtime::v1::{
     ContainerStatusRequest, ImageSpec, ImageStatusRequest, PodSandboxStatusRequest,
 };
 use serde_json::{Value, json};
+use tonic::Code;
 
 use super::client::refused;
 use super::details::Details;
-use super::inspect_document::{container_document, image_document, pod_document};
+use super::inspect_document::{PodParts, container_document, health, image_document, pod_document};
 use super::listing::Format;
 use super::names::{Names, Target};
 use super::template::Template;
 use super::{Client, json};
+use crate::print;
 
 /// Print everything about containers, pods or images, as JSON
 ///
@@ -25,7 +28,8 @@ use super::{Client, json};
 #[command(after_help = "\
 Examples:
   crisp inspect --format '{{.State.Status}} {{.State.ExitCode}}' web
-  crisp inspect -f '{{.NetworkSettings.IPAddress}}' pod/shop
+  crisp inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' web
+  crisp inspect -f '{{(index (index .NetworkSettings.Ports \"80/tcp\") 0).HostPort}}' web
   crisp inspect -f '{{range .Mounts}}{{.Source}} {{end}}' web
   crisp inspect --type image busybox")]
 pub struct Inspect {
@@ -43,14 +47,20 @@ pub struct Inspect {
     names: Vec<String>,
 }
 
+/// The kind of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Kind {
+pub enum Kind {
     Container,
     Pod,
     Image,
 }
 
 impl Inspect {
+    /// Only objects of this kind, unless the command line names another one.
+    pub fn only(self, kind: Kind) -> Self {
+        Self { kind: self.kind.or(Some(kind)), ..self }
+    }
+
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
         let template = self.format.as_deref().map(Template::parse).transpose()?;
         let known = Names::load(&mut client).await?;
@@ -89,30 +99,49 @@ async fn container(client: &mut Client, known: &Names, id: &str) -> anyhow::Resu
     let reply = client.runtime.container_status(request).await.map_err(refused)?.into_inner();
     let details = Details::load(client).await?;
     let (status, info) = (reply.status.unwrap_or_default(), json::info(&reply.info));
-    let pod_id = known.containers.iter().find(|c| c.id == id).map(|c| c.pod_sandbox_id.clone());
-    let pod = match pod_id {
-        Some(id) => pod_status(client, &id).await.ok(),
+    let listed = known.containers.iter().find(|c| c.id == id);
+    let pod = match listed {
+        Some(container) => Some(pod_parts(client, &container.pod_sandbox_id).await?),
         None => None,
     };
     let mut value = container_document(&status, &info, details.of(id), pod.as_ref());
+    value["State"]["Health"] = json!(listed.and_then(|listed| details.health(listed)).map(health));
     value["status"] = json::message(&status)?;
     value["info"] = info;
     Ok(value)
 }
 
 async fn pod(client: &mut Client, id: &str) -> anyhow::Result<Value> {
-    let value = pod_status(client, id).await?;
-    let mut view = pod_document(&value);
-    view["status"] = value["status"].clone();
-    view["info"] = value["info"].clone();
+    let parts = pod_parts(client, id).await?;
+    let mut view = pod_document(&parts);
+    view["status"] = parts.status;
+    view["info"] = parts.info;
     Ok(view)
 }
 
-async fn pod_status(client: &mut Client, id: &str) -> anyhow::Result<Value> {
+async fn pod_parts(client: &mut Client, id: &str) -> anyhow::Result<PodParts> {
     let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
     let reply = client.runtime.pod_sandbox_status(request).await.map_err(refused)?.into_inner();
-    let status = reply.status.as_ref().map(json::message).transpose()?;
-    Ok(json!({ "status": status, "info": json::info(&reply.info) }))
+    let status = reply.status.as_ref().map(json::message).transpose()?.unwrap_or_default();
+    let networks = networks(client, id).await.unwrap_or_else(|error| {
+        print::warning(format_args!("crisp: the pod's networks are not shown: {error:#}"));
+        Vec::new()
+    });
+    Ok(PodParts { status, info: json::info(&reply.info), networks })
+}
+
+/// The built-in networks that a pod is in; none of another CRI server.
+async fn networks(client: &mut Client, pod: &str) -> anyhow::Result<Vec<(String, NetworkMember)>> {
+    let all = match client.networks.list_networks(ListNetworksRequest {}).await {
+        Ok(reply) => reply.into_inner().networks,
+        Err(status) if status.code() == Code::Unimplemented => Vec::new(),
+        Err(status) => return Err(refused(status)),
+    };
+    let of_pod = |network: Network| {
+        let member = network.members.into_iter().find(|member| member.pod_sandbox_id == pod)?;
+        Some((network.name, member))
+    };
+    Ok(all.into_iter().filter_map(of_pod).collect())
 }
 
 async fn image(client: &mut Client, name: &str) -> anyhow::Result<Option<Value>> {

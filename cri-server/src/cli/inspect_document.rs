@@ -1,18 +1,18 @@
 //! Containers, pods and images under the field names that docker's users type into templates.
 
-use crisp_proto::crisp::v1::ContainerDetails;
+use crisp_proto::crisp::v1::{ContainerDetails, NetworkMember, StandaloneCheck, StandaloneHealth};
 use crisp_proto::runtime::v1::{ContainerState, ContainerStatus, Image};
 use serde_json::{Value, json};
 
-use super::port::published;
+use super::port::bindings;
 use crate::time::shown;
 
-/// `info`: the free-form part of the container's status. `pod`: status and info of its pod, while that exists.
+/// `info`: the free-form part of the container's status. `pod`: its pod, while that exists.
 pub fn container_document(
     status: &ContainerStatus,
     info: &Value,
     details: Option<&ContainerDetails>,
-    pod: Option<&Value>,
+    pod: Option<&PodParts>,
 ) -> Value {
     let info = &info["info"];
     let spec = &info["runtimeSpec"];
@@ -46,8 +46,8 @@ pub fn container_document(
             "Labels": status.labels,
         },
         "HostConfig": host_config(status, spec),
-        "NetworkSettings": network(pod),
-        "Pod": pod.map(|pod| pod["status"]["metadata"]["name"].clone()),
+        "NetworkSettings": pod.map_or_else(no_network, network),
+        "Pod": pod.map(|pod| pod.status["metadata"]["name"].clone()),
         "PodId": info["sandboxID"],
     })
 }
@@ -75,6 +75,23 @@ fn state(status: &ContainerStatus, details: Option<&ContainerDetails>) -> Value 
     })
 }
 
+/// The health of a container that has checks.
+pub fn health(health: &StandaloneHealth) -> Value {
+    let check = |check: &StandaloneCheck| {
+        json!({
+            "Start": shown(check.began_at),
+            "End": shown(check.ended_at),
+            "ExitCode": i32::from(check.failure.is_some()),
+            "Output": check.failure.as_deref().unwrap_or_default(),
+        })
+    };
+    json!({
+        "Status": health.status,
+        "FailingStreak": health.failing_streak,
+        "Log": health.checks.iter().map(check).collect::<Vec<_>>(),
+    })
+}
+
 fn host_config(status: &ContainerStatus, spec: &Value) -> Value {
     let limits = status.resources.as_ref().and_then(|resources| resources.linux.clone()).unwrap_or_default();
     json!({
@@ -89,15 +106,58 @@ fn host_config(status: &ContainerStatus, spec: &Value) -> Value {
     })
 }
 
-fn network(pod: Option<&Value>) -> Value {
-    let status = pod.map_or(&Value::Null, |pod| &pod["status"]["network"]);
-    let ports = pod.map_or_else(Vec::new, |pod| published(&pod["info"]["info"]));
-    json!({ "IPAddress": status["ip"].as_str().unwrap_or_default(), "Ports": ports })
+/// A pod's status and info, and its networks.
+#[derive(Debug, Default)]
+pub struct PodParts {
+    pub status: Value,
+    pub info: Value,
+    /// The built-in networks that it is in, with its place there.
+    pub networks: Vec<(String, NetworkMember)>,
 }
 
-/// `pod`: its status and info.
-pub fn pod_document(pod: &Value) -> Value {
-    let status = &pod["status"];
+fn network(pod: &PodParts) -> Value {
+    let first = &pod.status["network"]["ip"];
+    let named = pod.networks.iter().map(|(name, member)| (name.clone(), endpoint(member)));
+    let mut networks: serde_json::Map<String, Value> = named.collect();
+    if networks.is_empty() {
+        let addresses: Vec<String> =
+            first.as_str().filter(|ip| !ip.is_empty()).map(str::to_owned).into_iter().collect();
+        networks.insert(
+            network_kind(pod).to_owned(),
+            endpoint(&NetworkMember { ips: addresses, ..Default::default() }),
+        );
+    }
+    let main = pod.networks.iter().find(|(_, member)| member.interface == "eth0");
+    let mut settings =
+        main.map_or_else(|| endpoint(&NetworkMember::default()), |(_, member)| endpoint(member));
+    settings["IPAddress"] = json!(first.as_str().unwrap_or_default());
+    settings["Ports"] = bindings(&pod.info["info"]);
+    settings["Networks"] = networks.into();
+    settings
+}
+
+/// The name of the only network of a pod that is in no built-in one.
+fn network_kind(pod: &PodParts) -> &'static str {
+    if pod.status["linux"]["namespaces"]["options"]["network"] == json!("NODE") {
+        return "host";
+    }
+    let asked = &pod.status["annotations"]["crisp/networks"];
+    if *asked == json!("none") { "none" } else { "default" }
+}
+
+fn endpoint(member: &NetworkMember) -> Value {
+    let of =
+        |is_v6: bool| member.ips.iter().find(|ip| ip.contains(':') == is_v6).cloned().unwrap_or_default();
+    json!({ "IPAddress": of(false), "GlobalIPv6Address": of(true), "MacAddress": member.mac })
+}
+
+fn no_network() -> Value {
+    network(&PodParts::default())
+}
+
+/// The pod as a document.
+pub fn pod_document(pod: &PodParts) -> Value {
+    let status = &pod.status;
     json!({
         "Id": status["id"],
         "Name": status["metadata"]["name"],
@@ -105,7 +165,7 @@ pub fn pod_document(pod: &Value) -> Value {
         "Created": shown(status["createdAt"].as_i64().unwrap_or_default()),
         "State": status["state"].as_str().unwrap_or_default().trim_start_matches("SANDBOX_").to_lowercase(),
         "Labels": status["labels"],
-        "NetworkSettings": network(Some(pod)),
+        "NetworkSettings": network(pod),
     })
 }
 
@@ -129,6 +189,33 @@ pub fn image_document(image: &Image, info: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_and_ports_have_the_shape_of_dockers() {
+        let member = NetworkMember {
+            interface: "eth0".into(),
+            ips: vec!["10.1.0.5".into(), "fd00::5".into()],
+            mac: "02:00:00:00:00:05".into(),
+            ..NetworkMember::default()
+        };
+        let mut pod = PodParts {
+            status: json!({ "network": { "ip": "10.1.0.5" } }),
+            info: json!({ "info": { "config": { "port_mappings": [
+                { "protocol": "tcp", "container_port": 80, "host_port": 8080 }] } } }),
+            networks: vec![("lan".into(), member)],
+        };
+        let settings = network(&pod);
+        assert_eq!(settings["Ports"]["80/tcp"][0]["HostPort"], "8080");
+        assert_eq!(settings["Networks"]["lan"]["GlobalIPv6Address"], "fd00::5");
+        assert_eq!(
+            (&settings["IPAddress"], &settings["MacAddress"]),
+            (&json!("10.1.0.5"), &json!("02:00:00:00:00:05"))
+        );
+        pod.networks.clear();
+        assert_eq!(network(&pod)["Networks"]["default"]["IPAddress"], "10.1.0.5");
+        pod.status = json!({ "linux": { "namespaces": { "options": { "network": "NODE" } } } });
+        assert_eq!(network(&pod)["Networks"]["host"]["IPAddress"], "");
+    }
 
     #[test]
     fn a_paused_container_runs() {

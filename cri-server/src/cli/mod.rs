@@ -48,6 +48,7 @@ mod inspect_document;
 mod kill;
 pub mod login;
 mod logs;
+pub mod management;
 mod network;
 mod network_create;
 mod network_list;

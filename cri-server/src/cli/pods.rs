@@ -10,17 +10,36 @@ use crisp_proto::runtime::v1::{
 use serde_json::{Value, json};
 
 use super::client::refused;
-use super::listing::Format;
+use super::filter::{Filters, name_matches};
+use super::listing::{Format, RowFormat};
 use super::{Client, json};
 use crate::table::{Table, short};
-use crate::time::ago;
+use crate::time::{ago, shown};
+
+const FILTERS: [&str; 5] = ["name", "id", "label", "namespace", "state"];
 
 /// List pods
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  crisp pods --filter namespace=kube-system --filter state=ready
+  crisp pods --format '{{.Name}}\\t{{.Address}}'
+
+Filters: name, id, label, namespace, state (ready, notready).
+Fields of templates: ID, CreatedAt, RunningFor, State, Name, Namespace, Attempt, Address, Labels.")]
 pub struct Pods {
     /// Print only ids
     #[arg(long, short)]
     quiet: bool,
+    /// Show ids in full
+    #[arg(long)]
+    no_trunc: bool,
+    /// Show only what matches, as KEY=VALUE; see below
+    #[arg(long, short, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// `table`, `json`, or a template; see below
+    #[arg(long, value_name = "TEMPLATE", conflicts_with_all = ["quiet", "output"])]
+    format: Option<String>,
     /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
@@ -28,8 +47,12 @@ pub struct Pods {
 
 impl Pods {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        let format = RowFormat::parse(self.format.as_deref())?;
+        let filters = Filters::parse(&self.filter, &FILTERS)?;
+        filters.check("state", &["ready", "notready"])?;
         let request = ListPodSandboxRequest::default();
         let mut pods = client.runtime.list_pod_sandbox(request).await.map_err(refused)?.into_inner().items;
+        pods.retain(|pod| matches(pod, &filters));
         pods.sort_by_key(|p| std::cmp::Reverse(p.created_at));
         if self.quiet {
             pods.iter().try_for_each(|p| writeln!(std::io::stdout(), "{}", p.id))?;
@@ -42,10 +65,41 @@ impl Pods {
         }
         let items = || rows.iter().map(|(pod, ips)| item(pod, ips)).collect::<anyhow::Result<Vec<Value>>>();
         if !self.output.print(|| Ok(json!({ "items": items()? })))? {
-            table(&rows).write(&mut std::io::stdout().lock())?;
+            let rows: Vec<Value> = rows.iter().map(|(pod, ips)| self.row(pod, ips)).collect();
+            format.print(&rows, || table(&rows))?;
         }
         Ok(ExitCode::SUCCESS)
     }
+
+    fn row(&self, pod: &PodSandbox, addresses: &[String]) -> Value {
+        let metadata = pod.metadata.clone().unwrap_or_default();
+        let labels: Vec<String> = pod.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        json!({
+            "ID": if self.no_trunc { pod.id.clone() } else { short(&pod.id) },
+            "CreatedAt": shown(pod.created_at),
+            "RunningFor": ago(pod.created_at, clock::now()),
+            "State": if is_ready(pod) { "Ready" } else { "NotReady" },
+            "Name": metadata.name,
+            "Namespace": metadata.namespace,
+            "Attempt": metadata.attempt,
+            "Address": addresses.join(","),
+            "Labels": labels.join(","),
+        })
+    }
+}
+
+fn is_ready(pod: &PodSandbox) -> bool {
+    pod.state() == PodSandboxState::SandboxReady
+}
+
+fn matches(pod: &PodSandbox, filters: &Filters) -> bool {
+    let metadata = pod.metadata.clone().unwrap_or_default();
+    let state = if is_ready(pod) { "ready" } else { "notready" };
+    filters.any("name", |wanted| name_matches(&metadata.name, wanted))
+        && filters.any("id", |wanted| pod.id.starts_with(wanted))
+        && filters.any("namespace", |wanted| metadata.namespace == wanted)
+        && filters.any("state", |wanted| wanted == state)
+        && filters.labels(|key| pod.labels.get(key))
 }
 
 /// The listed pod with its addresses, which the contract's list does not have.
@@ -68,20 +122,56 @@ fn status_addresses(status: &PodSandboxStatus) -> Vec<String> {
     all.filter(|ip| !ip.is_empty()).cloned().collect()
 }
 
-fn table(rows: &[(PodSandbox, Vec<String>)]) -> Table {
-    let mut table = Table::new(&["POD ID", "CREATED", "STATE", "NAME", "NAMESPACE", "ATTEMPT", "ADDRESS"]);
-    for (pod, addresses) in rows {
-        let metadata = pod.metadata.clone().unwrap_or_default();
-        let ready = pod.state() == PodSandboxState::SandboxReady;
-        table.row(vec![
-            short(&pod.id),
-            ago(pod.created_at, clock::now()),
-            if ready { "Ready" } else { "NotReady" }.to_owned(),
-            metadata.name,
-            metadata.namespace,
-            metadata.attempt.to_string(),
-            addresses.join(","),
-        ]);
-    }
+fn table(rows: &[Value]) -> Table {
+    let columns = [
+        ("POD ID", "ID"),
+        ("CREATED", "RunningFor"),
+        ("STATE", "State"),
+        ("NAME", "Name"),
+        ("NAMESPACE", "Namespace"),
+        ("ATTEMPT", "Attempt"),
+        ("ADDRESS", "Address"),
+    ];
+    let mut table = Table::new(&columns.map(|(heading, _)| heading));
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    rows.iter().for_each(|row| table.row(columns.iter().map(|(_, field)| text(&row[*field])).collect()));
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use crisp_proto::runtime::v1::PodSandboxMetadata;
+
+    use super::*;
+
+    #[test]
+    fn filters_choose_pods() {
+        let metadata = PodSandboxMetadata {
+            name: "web".into(),
+            namespace: "shop".into(),
+            ..PodSandboxMetadata::default()
+        };
+        let pod = PodSandbox {
+            id: "abc".into(),
+            metadata: Some(metadata),
+            labels: BTreeMap::from([("app".to_owned(), "x".to_owned())]),
+            ..PodSandbox::default()
+        };
+        for (text, is_shown) in [
+            ("name=we", true),
+            ("name=^eb", false),
+            ("id=ab", true),
+            ("namespace=shop", true),
+            ("namespace=sho", false),
+            ("state=ready", true),
+            ("state=notready", false),
+            ("label=app", true),
+            ("label=app=y", false),
+        ] {
+            let filters = Filters::parse(&[text.to_owned()], &FILTERS).unwrap();
+            assert_eq!(matches(&pod, &filters), is_shown, "{text}");
+        }
+    }
 }

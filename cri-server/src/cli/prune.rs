@@ -1,6 +1,6 @@
 //! `crisp image prune`, `crisp container prune`, `crisp system prune` and `crisp system df`: unused objects.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
@@ -16,42 +16,16 @@ use super::filter::Filters;
 use super::names::Names;
 use super::ps::image_name;
 use super::targets::is_supervised;
-use super::volume;
+use super::{rm, standalone, volume};
 use crate::print;
 use crate::table::{Table, size};
 use crate::time;
-
-/// Remove images that are not used
-#[derive(Debug, clap::Args)]
-pub struct ImageCommand {
-    #[command(subcommand)]
-    command: OfImages,
-}
-
-/// Remove containers that have ended
-#[derive(Debug, clap::Args)]
-pub struct ContainerCommand {
-    #[command(subcommand)]
-    command: OfContainers,
-}
 
 /// Show and free the disk space of images, containers and volumes
 #[derive(Debug, clap::Args)]
 pub struct SystemCommand {
     #[command(subcommand)]
     command: OfSystem,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum OfImages {
-    /// Remove images without a tag; with --all every image that no container uses
-    Prune(PruneImages),
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum OfContainers {
-    /// Remove containers that have ended and that no kubelet or `crisp run` supervises
-    Prune(PruneContainers),
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -62,8 +36,9 @@ enum OfSystem {
     Prune(PruneSystem),
 }
 
+/// Remove images without a tag; with --all every image that no container uses
 #[derive(Debug, clap::Args)]
-struct PruneImages {
+pub struct PruneImages {
     /// Also remove images with tags
     #[arg(long, short)]
     all: bool,
@@ -71,8 +46,11 @@ struct PruneImages {
     confirmation: Confirmation,
 }
 
+/// Remove containers that have ended or were stopped
+///
+/// Those of a kubelet, of manifests and of a `crisp run` in the foreground are left to their supervisor.
 #[derive(Debug, clap::Args)]
-struct PruneContainers {
+pub struct PruneContainers {
     /// Only objects made before a time, `until=24h`, or with a label, `label=KEY`
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
@@ -100,9 +78,9 @@ pub struct Confirmation {
     force: bool,
 }
 
-impl ImageCommand {
+impl PruneImages {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
-        let OfImages::Prune(PruneImages { all, confirmation }) = self.command;
+        let Self { all, confirmation } = self;
         confirmation.confirm(if all {
             "all images that no container has"
         } else {
@@ -114,11 +92,10 @@ impl ImageCommand {
     }
 }
 
-impl ContainerCommand {
+impl PruneContainers {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
-        let OfContainers::Prune(prune) = self.command;
-        let filters = Filters::parse(&prune.filter, &["until", "label"])?;
-        prune.confirmation.confirm("all containers that have ended")?;
+        let filters = Filters::parse(&self.filter, &["until", "label"])?;
+        self.confirmation.confirm("all containers that have ended or were stopped")?;
         containers(&mut client, &filters).await?;
         Ok(ExitCode::SUCCESS)
     }
@@ -178,20 +155,33 @@ impl Confirmation {
     }
 }
 
-/// Containers that have ended and are not supervised.
+/// Containers that have ended and are not supervised, and those of `crisp run -d IMAGE` that do not run.
 async fn containers(client: &mut Client, filters: &Filters) -> anyhow::Result<()> {
     let until = filters.values("until").map(|text| time::moment("--filter until", text));
     let until = until.collect::<anyhow::Result<Vec<i64>>>()?;
-    let is_meant = |c: &&Container| {
-        c.state() == ContainerState::ContainerExited
-            && !is_supervised(c)
-            && until.iter().all(|until| c.created_at <= *until)
-            && filters.labels(|key| c.labels.get(key))
+    let is_meant = |c: &Container, labels: &BTreeMap<String, String>| {
+        until.iter().all(|until| c.created_at <= *until)
+            && filters.labels(|key| labels.get(key).or_else(|| c.labels.get(key)))
     };
     let names = Names::load(client).await?;
-    for container in names.containers.iter().filter(is_meant) {
-        let request = RemoveContainerRequest { container_id: container.id.clone() };
-        client.runtime.remove_container(request).await.map_err(refused)?;
+    let resting = standalone::resting(client).await?;
+    for container in &names.containers {
+        let pod = names.pods.iter().find(|pod| pod.id == container.pod_sandbox_id);
+        let of_run = pod.and_then(|pod| Some((pod, resting.iter().find(|of| standalone::is_same(of, pod))?)));
+        let is_ended = container.state() == ContainerState::ContainerExited && !is_supervised(container);
+        match of_run {
+            Some((pod, of)) if is_meant(container, &pod.labels) => {
+                // A client may have started it meanwhile.
+                if !rm::take_down_at_rest(client, &of.uid).await? {
+                    continue;
+                }
+            }
+            None if is_ended && is_meant(container, &container.labels) => {
+                let request = RemoveContainerRequest { container_id: container.id.clone() };
+                client.runtime.remove_container(request).await.map_err(refused)?;
+            }
+            _ => continue,
+        }
         print::best_effort(&container.id);
     }
     Ok(())

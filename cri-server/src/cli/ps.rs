@@ -22,7 +22,8 @@ use super::{Client, json};
 use crate::table::{Table, short, size};
 use crate::time::{ago, shown};
 
-const FILTERS: [&str; 9] = ["name", "id", "label", "status", "ancestor", "exited", "pod", "before", "since"];
+const FILTERS: [&str; 10] =
+    ["name", "id", "label", "status", "ancestor", "exited", "pod", "before", "since", "health"];
 /// Characters of a command that are shown.
 const COMMAND: usize = 20;
 
@@ -36,7 +37,7 @@ Examples:
   crisp ps --stuck=10s     # stages that operations are in, their deadlines, and what they wait for
 
 Filters: name, id, label, status (created, running, paused, exited, unknown), ancestor (an image), exited
-(an exit code), pod, before and since (a container).
+(an exit code), pod, before and since (a container), health (starting, healthy, unhealthy, none).
 Fields of templates: ID, Names, Image, Command, CreatedAt, RunningFor, Status, State, ExitCode, Ports, Size,
 Labels, Pod, PodID, Attempt; with --stuck: Operation, Kind, ID, Name, Pod, Namespace, Since, Stage, StageSince, Left,
 WaitsFor.")]
@@ -92,6 +93,7 @@ impl Ps {
         }
         let filters = Filters::parse(&self.filter, &FILTERS)?;
         filters.check("status", &["created", "running", "paused", "exited", "unknown"])?;
+        filters.check("health", &["starting", "healthy", "unhealthy", "none"])?;
         if let Some(code) = filters.values("exited").find(|code| code.parse::<i32>().is_err()) {
             bail!("--filter exited={code}: expected an exit code");
         }
@@ -221,6 +223,9 @@ fn matches(c: &Container, names: &Names, details: &Details, filters: &Filters) -
         })
         && filters.any("exited", |wanted| {
             c.state() == ContainerState::ContainerExited && code.as_deref() == Some(wanted)
+        })
+        && filters.any("health", |wanted| {
+            details.health(c).map_or("none", |health| health.status.as_str()) == wanted
         })
         && filters.labels(|key| labels.get(key))
 }

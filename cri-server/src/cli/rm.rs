@@ -86,19 +86,35 @@ async fn remove_pod(client: &mut Client, pod: &PodSandbox) -> anyhow::Result<()>
 }
 
 /// Ends the supervision of a pod and removes it. Returns false when the server supervises no such pod.
-async fn take_down(
+///
+/// # Errors
+/// The server's error.
+pub async fn take_down(
     client: &mut Client,
     is_meant: impl Fn(&StandalonePod) -> bool,
     kill: bool,
 ) -> anyhow::Result<bool> {
     let Some(pod) = find(client, is_meant).await? else { return Ok(false) };
-    let request = TakeDownRequest { names: vec![format!("{}/{}", pod.namespace, pod.name)], kill };
+    let names = vec![format!("{}/{}", pod.namespace, pod.name)];
+    request(client, TakeDownRequest { names, kill, at_rest_only: false }).await
+}
+
+/// Removes a pod by its uid. Returns false when it runs, or the server supervises no such pod.
+///
+/// # Errors
+/// The server's error.
+pub async fn take_down_at_rest(client: &mut Client, uid: &str) -> anyhow::Result<bool> {
+    request(client, TakeDownRequest { names: vec![uid.to_owned()], kill: false, at_rest_only: true }).await
+}
+
+/// Returns false for a pod that is not there, or that the server keeps.
+async fn request(client: &mut Client, request: TakeDownRequest) -> anyhow::Result<bool> {
     match client.standalone.take_down(request).await {
         Ok(events) => {
             let mut events = events.into_inner();
             while let Some(event) = events.message().await.map_err(refused)? {
                 match event.text {
-                    text if event.is_failure && text.contains("no standalone pod") => return Ok(false),
+                    text if event.is_failure && is_no_removal(&text) => return Ok(false),
                     text if event.is_failure => bail!(text),
                     _ => {}
                 }
@@ -108,4 +124,8 @@ async fn take_down(
         Err(status) if matches!(status.code(), Code::NotFound | Code::Unimplemented) => Ok(false),
         Err(status) => Err(refused(status)),
     }
+}
+
+fn is_no_removal(text: &str) -> bool {
+    text.contains("no standalone pod") || text == "is not stopped, and is kept"
 }

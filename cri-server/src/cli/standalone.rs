@@ -1,6 +1,6 @@
 //! Containers of `crisp run -d IMAGE`, which the server supervises: it stops, starts and removes them.
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use crisp_proto::crisp::v1::{
     ListStandaloneRequest, StandaloneEvent, StandalonePod, StartStandaloneRequest, StopStandaloneRequest,
 };
@@ -58,11 +58,30 @@ pub async fn find(
     client: &mut Client,
     is_meant: impl Fn(&StandalonePod) -> bool,
 ) -> anyhow::Result<Option<StandalonePod>> {
+    Ok(list(client).await?.into_iter().find(|pod| is_meant(pod)))
+}
+
+/// The supervised pods; none of another CRI server.
+///
+/// # Errors
+/// The server's error.
+pub async fn list(client: &mut Client) -> anyhow::Result<Vec<StandalonePod>> {
     match client.standalone.list_standalone(ListStandaloneRequest {}).await {
-        Ok(all) => Ok(all.into_inner().pods.into_iter().find(|pod| is_meant(pod))),
-        Err(status) if status.code() == Code::Unimplemented => Ok(None),
+        Ok(all) => Ok(all.into_inner().pods),
+        Err(status) if status.code() == Code::Unimplemented => Ok(Vec::new()),
         Err(status) => Err(refused(status)),
     }
+}
+
+/// Those of a `crisp run -d IMAGE` that were stopped, were only created or have ended.
+///
+/// # Errors
+/// The server's error.
+pub async fn resting(client: &mut Client) -> anyhow::Result<Vec<StandalonePod>> {
+    let is_resting = |pod: &StandalonePod| {
+        pod.source.starts_with(SOURCE) && ["Stopped", "Succeeded", "Failed"].contains(&pod.state.as_str())
+    };
+    Ok(list(client).await?.into_iter().filter(is_resting).collect())
 }
 
 /// Stops it; the server starts it no more. `timeout` is in seconds.
@@ -71,8 +90,14 @@ pub async fn find(
 /// The server's error.
 pub async fn stop(client: &mut Client, pod: &StandalonePod, timeout: Option<u32>) -> anyhow::Result<()> {
     let request = StopStandaloneRequest { name: pod.uid.clone(), timeout };
-    let events = client.standalone.stop(request).await.map_err(refused)?;
-    success(events.into_inner()).await
+    let mut events = client.standalone.stop(request).await.map_err(refused)?.into_inner();
+    // The lines before the result are of the containers that are being stopped.
+    while let Some(event) = events.message().await.map_err(refused)? {
+        if event.is_failure {
+            bail!("{}", event.text);
+        }
+    }
+    Ok(())
 }
 
 /// Starts one that was stopped, was created or has ended.
@@ -80,9 +105,34 @@ pub async fn stop(client: &mut Client, pod: &StandalonePod, timeout: Option<u32>
 /// # Errors
 /// It cannot be started, and is not tried again.
 pub async fn start(client: &mut Client, pod: &StandalonePod) -> anyhow::Result<()> {
-    let request = StartStandaloneRequest { name: pod.uid.clone() };
+    let request = StartStandaloneRequest { name: pod.uid.clone(), attach: false };
     let events = client.standalone.start(request).await.map_err(refused)?;
     started(client, pod, events.into_inner()).await
+}
+
+/// A container that was started. The server keeps it until this is dropped.
+pub struct Attached {
+    pub container_id: String,
+    _events: Streaming<StandaloneEvent>,
+}
+
+/// Like [`start`]. Returns None for an older server, which does not keep a container that has ended.
+///
+/// # Errors
+/// As of [`start`].
+pub async fn start_attached(client: &mut Client, pod: &StandalonePod) -> anyhow::Result<Option<Attached>> {
+    let request = StartStandaloneRequest { name: pod.uid.clone(), attach: true };
+    let mut events = client.standalone.start(request).await.map_err(refused)?.into_inner();
+    while let Some(event) = events.message().await.map_err(refused)? {
+        if let Some(reason) = failure(&event) {
+            drop(events);
+            return Err(not_started(client, pod, reason).await);
+        }
+        if !event.container_id.is_empty() {
+            return Ok(Some(Attached { container_id: event.container_id, _events: events }));
+        }
+    }
+    Ok(None)
 }
 
 /// Stops and starts it.
@@ -100,18 +150,20 @@ async fn started(
     pod: &StandalonePod,
     events: Streaming<StandaloneEvent>,
 ) -> anyhow::Result<()> {
-    let Some(reason) = first_failure(events).await? else { return Ok(()) };
-    // Its policy would try that again and again, which docker does not.
+    match first_failure(events).await? {
+        Some(reason) => Err(not_started(client, pod, reason).await),
+        None => Ok(()),
+    }
+}
+
+/// The error of a start. Its policy would try that again and again, which docker does not.
+async fn not_started(client: &mut Client, pod: &StandalonePod, reason: String) -> anyhow::Error {
     if is_of_a_start(&reason)
         && let Err(error) = stop(client, pod, Some(0)).await
     {
-        bail!("{reason}; it is tried again, because it cannot be stopped: {error:#}");
+        return anyhow!("{reason}; it is tried again, because it cannot be stopped: {error:#}");
     }
-    bail!("{reason}");
-}
-
-async fn success(events: Streaming<StandaloneEvent>) -> anyhow::Result<()> {
-    first_failure(events).await?.map_or(Ok(()), |reason| bail!("{reason}"))
+    anyhow!("{reason}")
 }
 
 async fn first_failure(mut events: Streaming<StandaloneEvent>) -> anyhow::Result<Option<String>> {
@@ -142,7 +194,7 @@ mod tests {
     #[test]
     fn a_container_that_has_ended_did_start() {
         let reason = |text: &str, is_failure| {
-            failure(&StandaloneEvent { pod: "web".into(), text: text.into(), is_failure })
+            failure(&StandaloneEvent { text: text.into(), is_failure, ..StandaloneEvent::default() })
         };
         assert_eq!(reason("has failed with code 3", true), None);
         assert_eq!(reason("is up", false), None);

@@ -46,12 +46,13 @@ impl Start {
 
 async fn start_attached(client: &mut Client, known: Names, name: &str) -> anyhow::Result<ExitCode> {
     let since = clock::now();
+    let mut attached = None;
     let id = match standalone::by_name(client, &known, name).await? {
-        Some(pod) => {
-            standalone::start(client, &pod).await?;
+        Some(pod) => match standalone::start_attached(client, &pod).await? {
+            Some(started) => attached.insert(started).container_id.clone(),
             // It may be a new one.
-            Names::load(client).await?.container(&pod.name)?.id.clone()
-        }
+            None => Names::load(client).await?.container(&pod.name)?.id.clone(),
+        },
         None => {
             let container = find(&known, name)?;
             // Checked before the start: without a log the container would run unseen.
@@ -62,6 +63,7 @@ async fn start_attached(client: &mut Client, known: Names, name: &str) -> anyhow
     };
     logs::print_to_end(client, &id, Logs::since(since)).await.context("its output")?;
     let code = wait::exit_code(client, &id).await?;
+    drop(attached);
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(255)))
 }
 

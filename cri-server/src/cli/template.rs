@@ -3,6 +3,7 @@
 //! ```text
 //!   {{.State.Status}}   {{json .}}   {{.ID}}\t{{.Names}}   {{range .Mounts}}{{.Source}} {{end}}
 //!   {{if .State.Running}}up{{else}}down{{end}}   {{index .Labels "app"}}   {{len .Mounts}}   {{upper .Name}}
+//!   {{(index (index .NetworkSettings.Ports "80/tcp") 0).HostPort}}
 //! ```
 //!
 //! An unknown field is an error that lists the known ones.
@@ -49,6 +50,8 @@ enum Argument {
     /// A path from the shown value; empty for the value itself.
     Field(Vec<String>),
     Literal(Value),
+    /// A call in parentheses, and a path from its result.
+    Nested(Box<Call>, Vec<String>),
 }
 
 impl Template {
@@ -108,7 +111,7 @@ fn name(part: &Part) -> Option<String> {
         Part::Print(call) | Part::If(call, ..) | Part::Range(call, _) => call,
     };
     call.arguments.iter().find_map(|argument| match argument {
-        Argument::Field(names) => names.last().cloned(),
+        Argument::Field(names) | Argument::Nested(_, names) => names.last().cloned(),
         Argument::Literal(_) => None,
     })
 }
@@ -188,12 +191,36 @@ fn words(action: &str) -> anyhow::Result<Vec<String>> {
         let end = match rest.chars().next() {
             Some('`') => rest[1..].find('`').map(|end| end + 2).context("a string without its end")?,
             Some('"') => string_end(rest).context("a string without its end")?,
+            Some('(') => {
+                let end = group_end(rest)?;
+                end + rest[end..].find(char::is_whitespace).unwrap_or(rest.len() - end)
+            }
             _ => rest.find(char::is_whitespace).unwrap_or(rest.len()),
         };
         words.push(rest[..end].to_owned());
         rest = rest[end..].trim_start();
     }
     Ok(words)
+}
+
+/// The end of a group that begins with a parenthesis. Those in strings do not count.
+fn group_end(text: &str) -> anyhow::Result<usize> {
+    let (mut depth, mut at) = (0_usize, 0);
+    while let Some(c) = text[at..].chars().next() {
+        match c {
+            '(' => depth += 1,
+            ')' if depth == 1 => return Ok(at + 1),
+            ')' => depth -= 1,
+            '"' => at += string_end(&text[at..]).context("a string without its end")? - 1,
+            '`' => at += text[at + 1..].find('`').context("a string without its end")? + 1,
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            bail!("more than {MAX_DEPTH} parentheses inside each other");
+        }
+        at += text[at..].chars().next().map_or(1, char::len_utf8);
+    }
+    bail!("{text:?}: a parenthesis is not closed")
 }
 
 /// The end of a string that begins with a quote; a quote after a backslash is part of the string.
@@ -235,7 +262,7 @@ fn call(words: &[String]) -> anyhow::Result<Call> {
         "join" => Some(Function::Join),
         "eq" => Some(Function::Eq),
         "not" => Some(Function::Not),
-        word if word.starts_with(['.', '"', '`', '$']) || word.parse::<f64>().is_ok() => None,
+        word if word.starts_with(['.', '"', '`', '$', '(']) || word.parse::<f64>().is_ok() => None,
         word => bail!(
             "{word:?} is not a function: there are json, index, len, upper, lower, join, eq, not, if, else, range and end"
         ),
@@ -249,9 +276,17 @@ fn call(words: &[String]) -> anyhow::Result<Call> {
 }
 
 fn argument(word: &str) -> anyhow::Result<Argument> {
-    if let Some(path) = word.strip_prefix('.') {
-        let names = path.split('.').filter(|name| !name.is_empty()).map(str::to_owned);
-        return Ok(Argument::Field(names.collect()));
+    let path = |text: &str| text.split('.').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    if let Some(names) = word.strip_prefix('.') {
+        return Ok(Argument::Field(path(names)));
+    }
+    if word.starts_with('(') {
+        let (group, names) = word.split_at(group_end(word)?);
+        if !(names.is_empty() || names.starts_with('.')) {
+            bail!("{word:?}: after a parenthesis only a field such as .Name can follow");
+        }
+        let inner = call(&words(&group[1..group.len() - 1])?)?;
+        return Ok(Argument::Nested(Box::new(inner), path(names)));
     }
     let raw = word.strip_prefix('`').and_then(|rest| rest.strip_suffix('`')).map(str::to_owned);
     let quoted = word.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).map(unescape).transpose()?;
@@ -285,6 +320,7 @@ fn evaluate(call: &Call, value: &Value) -> anyhow::Result<Value> {
     let arguments = call.arguments.iter().map(|argument| match argument {
         Argument::Field(names) => field(value, names),
         Argument::Literal(literal) => Ok(literal.clone()),
+        Argument::Nested(call, names) => field(&evaluate(call, value)?, names),
     });
     let arguments = arguments.collect::<anyhow::Result<Vec<_>>>()?;
     let text = || plain(&arguments[0]);
@@ -385,7 +421,7 @@ mod tests {
     fn made(template: &str) -> anyhow::Result<String> {
         let value = json!({
             "ID": "abc", "Names": "web", "State": {"Running": true, "Pid": 7}, "Args": ["a", "b"],
-            "Labels": {"app": "x"}, "None": null,
+            "Labels": {"app": "x"}, "None": null, "Maps": {"a)b": {"Pid": 9}},
         });
         Template::parse(template)?.render(&value)
     }
@@ -410,6 +446,9 @@ mod tests {
             ("{{join .Args \"\\t\\\"\"}} {{join .Args `\\n`}}", "a\t\"b a\\nb"),
             ("<{{index .Labels \"none\"}}>", "<>"),
             ("plain", "plain"),
+            ("{{(index .Args 1)}}{{(index .Maps \"a)b\").Pid}}", "b9"),
+            ("{{index (index .Maps `a)b`) \"Pid\"}}{{if eq (len .Args) 2}}!{{end}}", "9!"),
+            ("{{(index .Maps \"none\").Pid}}", "<no value>"),
         ] {
             assert_eq!(made(template).unwrap(), expected, "{template}");
         }
@@ -430,11 +469,15 @@ mod tests {
             ("{{if .ID}}x{{end if}}", "end"),
             ("{{\"\\x\"}}", "string"),
             ("{{\"a}}", "string without its end"),
+            ("{{(index .Args 1}}", "not closed"),
+            ("{{(index .Args 1)x}}", "after a parenthesis"),
+            ("{{()}}", "nothing"),
         ] {
             let error = format!("{:#}", made(template).unwrap_err());
             assert!(error.contains(word), "{template}: {error}");
         }
         assert!(Template::parse(&"{{if .ID}}".repeat(100)).is_err());
+        assert!(Template::parse(&format!("{{{{{}", "(".repeat(100) + &")".repeat(100) + "}}")).is_err());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::manifest::{self, Manifests};
 use super::report::notice;
 use super::stop_request::{StopRequest, StopRequests};
 use super::streams::Streams;
+use super::words::Words;
 use super::{detached, pull};
 use crate::config::{NetworkKind, RawSettings, Settings};
 use crate::print;
@@ -78,15 +79,7 @@ pub struct Run {
     #[command(flatten)]
     settings: RawSettings,
     #[command(subcommand)]
-    what: What,
-}
-
-/// The object of the command.
-#[derive(Debug, clap::Subcommand)]
-enum What {
-    /// Manifests, or an image with its command: no word after it is an option of `crisp`.
-    #[command(external_subcommand)]
-    Words(Vec<String>),
+    words: Words,
 }
 
 impl Run {
@@ -97,8 +90,7 @@ impl Run {
 
     /// The manifest or the image, and the words after it.
     pub fn words(&self) -> &[String] {
-        let What::Words(words) = &self.what;
-        words
+        self.words.all()
     }
 
     /// Whether it runs manifests.
@@ -126,9 +118,7 @@ impl Run {
 /// Any failure except that of a container.
 pub fn run(command: Run, settings: Settings) -> anyhow::Result<ExitCode> {
     command.refused.check()?;
-    let What::Words(mut words) = command.what;
-    let rest = words.split_off(1);
-    let what = words.remove(0);
+    let (what, rest) = command.words.split();
     if !is_manifest(&what) {
         let run = ImageRun::new(&what, rest, command.options)?;
         return if command.check {
@@ -266,8 +256,10 @@ fn stop_on_signals(streams: Option<Arc<Streams>>) -> anyhow::Result<StopRequests
                 continue;
             }
             if is_passed_on && name == "INT" && !sender.now().is_any() {
-                notice("killing the container");
                 sender.stop_with(code);
+            }
+            if sender.now().is_any() && !sender.now().is_kill() {
+                notice(if streams.is_some() { "killing the container" } else { "killing all pods" });
             }
             sender.signal(code);
         }

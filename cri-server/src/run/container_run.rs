@@ -111,6 +111,7 @@ pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End
         if is_hopeless || !context.restarts(member.policy, code, is_unhealthy) {
             return Ok(End::Exited(code));
         }
+        context.conditions.change(name, |condition| condition.is_delayed = true);
         // In a pod that was stopped or lost no start can succeed: the exit code is that of the last
         // successful start.
         if !is_ready_for_a_while(context).await {
@@ -126,6 +127,8 @@ pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End
         tokio::select! {
             biased;
             _ = member.stop.wait_for(StopRequest::is_any) => return Ok(End::Stopped),
+            // A client has started it: as with docker, its delays begin anew.
+            () = context.conditions.delay_ended(name) => back_off = BackOff::default(),
             () = tokio::time::sleep(wait) => {}
         }
         if code != 0 {

@@ -9,6 +9,7 @@ use crisp_operation::StatusCell;
 use crisp_proto::runtime::v1::PodSandboxConfig;
 use tokio::sync::watch;
 
+use super::health_status::Health;
 use super::manifest::{Objects, Pod, RestartPolicy};
 use super::pod_fields::PodFields;
 use super::report::Report;
@@ -100,12 +101,16 @@ impl Context {
 }
 
 /// The condition of a container.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Condition {
     /// Its startupProbe and its postStart hook have succeeded.
     pub is_started: bool,
     /// Its readinessProbe has succeeded.
     pub is_ready: bool,
+    /// It has ended, and waits for its next start.
+    pub is_delayed: bool,
+    /// Of a container with a readinessProbe.
+    pub health: Option<Health>,
     pub restarts: u32,
 }
 
@@ -127,6 +132,30 @@ impl Conditions {
     /// The present conditions.
     pub fn all(&self) -> BTreeMap<String, Condition> {
         self.0.borrow().clone()
+    }
+
+    /// Ends the delays before the next starts. Returns false when no container waits for one.
+    pub fn end_delays(&self) -> bool {
+        self.0.send_if_modified(|all| {
+            let mut is_any = false;
+            for condition in all.values_mut().filter(|condition| condition.is_delayed) {
+                *condition = Condition { restarts: condition.restarts, ..Condition::default() };
+                is_any = true;
+            }
+            is_any
+        })
+    }
+
+    /// Waits until the delay of a container has been ended.
+    pub async fn delay_ended(&self, name: &str) {
+        let mut changes = self.0.subscribe();
+        let _ = changes.wait_for(|all| all.get(name).is_none_or(|condition| !condition.is_delayed)).await;
+    }
+
+    /// Waits until a container has ended and waits for its next start.
+    pub async fn any_delayed(&self) {
+        let mut changes = self.0.subscribe();
+        let _ = changes.wait_for(|all| all.values().any(|condition| condition.is_delayed)).await;
     }
 
     /// Waits until all of these containers have started.

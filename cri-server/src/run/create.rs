@@ -6,6 +6,7 @@ use anyhow::bail;
 
 use super::detached;
 use super::image::{self, ImageRun, Options, Refused, Start, is_manifest};
+use super::words::Words;
 use crate::config::Settings;
 
 /// Create a container from an image, without starting it
@@ -33,15 +34,7 @@ pub struct Create {
     #[command(flatten)]
     refused: Refused,
     #[command(subcommand)]
-    what: What,
-}
-
-/// The object of the command.
-#[derive(Debug, clap::Subcommand)]
-enum What {
-    /// An image with its command: no word after it is an option of `crisp`.
-    #[command(external_subcommand)]
-    Words(Vec<String>),
+    words: Words,
 }
 
 impl Create {
@@ -51,9 +44,7 @@ impl Create {
     /// There is no server or no image, or the server refuses.
     pub fn run(self, settings: &Settings) -> anyhow::Result<ExitCode> {
         self.refused.check()?;
-        let What::Words(mut words) = self.what;
-        let command = words.split_off(1);
-        let image = words.remove(0);
+        let (image, command) = self.words.split();
         if is_manifest(&image) {
             bail!("{image} is a manifest: pods of manifests are started by `crisp up`");
         }

@@ -14,7 +14,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::manifest::{self, Manifests, PodDocument};
 use super::report::notice;
-use crate::cli::client::reach;
+use crate::cli::client::{MAX_REPLY, reach};
 use crate::cli::endpoint;
 use crate::config::{ListenAddress, Settings};
 use crate::print;
@@ -110,7 +110,8 @@ impl Down {
             let mut client = connect(&endpoint::choose(settings)?).await?;
             let listed = client.list_standalone(ListStandaloneRequest {}).await.map_err(unknown)?;
             let names = self.names(&listed.into_inner().pods)?;
-            let request = TakeDownRequest { names: names.into_iter().collect(), kill: self.force };
+            let request =
+                TakeDownRequest { names: names.into_iter().collect(), kill: self.force, at_rest_only: false };
             let events = client.take_down(request).await.map_err(unknown)?;
             show(events.into_inner()).await
         })
@@ -170,7 +171,8 @@ pub async fn connect(listen: &ListenAddress) -> anyhow::Result<StandaloneClient<
         )
     })?;
     let channel = Endpoint::from_shared(listen.to_string())?.connect().await;
-    Ok(StandaloneClient::new(channel.with_context(|| format!("cannot speak gRPC to {listen}"))?))
+    let channel = channel.with_context(|| format!("cannot speak gRPC to {listen}"))?;
+    Ok(StandaloneClient::new(channel).max_decoding_message_size(MAX_REPLY))
 }
 
 /// The error of a refused request, also for a server without this service.
@@ -185,7 +187,7 @@ pub fn unknown(status: Status) -> anyhow::Error {
 
 async fn show(mut events: Streaming<StandaloneEvent>) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
-    while let Some(StandaloneEvent { pod, text, is_failure }) = events.message().await.map_err(refused)? {
+    while let Some(StandaloneEvent { pod, text, is_failure, .. }) = events.message().await.map_err(refused)? {
         // A container chooses a part of it.
         notice(without_control(&format!("{pod}: {text}")));
         if is_failure {

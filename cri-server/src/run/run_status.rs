@@ -1,6 +1,6 @@
 //! The progress of a pod, for another server or the next boot that continues with it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::anyhow;
 use crisp_operation::record::Record;
@@ -27,10 +27,17 @@ pub struct RunStatus {
     pub is_going_down: bool,
     /// A client has stopped it: no policy starts its containers.
     pub is_stopped: bool,
+    /// Seconds between the stop signal and the kill of that stop; without it those of the pod.
+    pub stop_grace: Option<u32>,
+    /// A client has stopped it to start it again.
+    pub is_restarting: bool,
     /// It was created to be started later, and was never started.
     pub is_created: bool,
     /// A client has started it again: its containers that have ended are started, with their files.
     pub is_resuming: bool,
+    /// When these containers had last been started before that, by name, in nanoseconds since 1970: one with
+    /// another time was started since, and is not started twice.
+    pub started_before: BTreeMap<String, i64>,
 }
 
 impl Record for RunStatus {

@@ -127,7 +127,7 @@ async fn networks_are_made_used_and_removed_by_the_command_line() -> Result<()> 
     assert!(listed.lines().any(|line| line.starts_with("default") && line.contains("first")), "{listed}");
     let (_, inspected) = crisp(&lab, &["network", "inspect", &name])?;
     assert!(inspected.contains(&format!("\"podSandboxId\": \"{pod}\"")), "{inspected}");
-    assert_eq!(crisp(&lab, &["port", "named"])?, (true, format!("80/tcp -> *:{port}\n")));
+    assert_eq!(crisp(&lab, &["port", "named"])?, (true, format!("80/tcp -> 0.0.0.0:{port}\n")));
     let (removed, error) = crisp(&lab, &["network", "rm", &name])?;
     assert!(!removed && error.contains("is in use by pod") && error.contains("/named ("), "{error}");
 

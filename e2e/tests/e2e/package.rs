@@ -26,6 +26,20 @@ fn one_command_makes_a_package_that_has_what_a_node_needs() -> Result<()> {
     output(Command::new("dpkg-deb").arg("--extract").args([package.as_ref(), root.as_path()]))?;
     let program = output(Command::new(root.join("usr/bin/crisp")).arg("--version"))?;
     assert!(program.contains(version.trim()), "{program}, not {version}");
+    let pages = root.join("usr/share/man/man1");
+    for page in ["crisp.1.gz", "crisp-run.1.gz", "crisp-ps.1.gz"] {
+        assert!(std::fs::metadata(pages.join(page))?.len() > 200, "{page}");
+    }
+    for script in [
+        "bash-completion/completions/crisp",
+        "zsh/vendor-completions/_crisp",
+        "fish/vendor_completions.d/crisp.fish",
+    ] {
+        assert!(
+            std::fs::read_to_string(root.join("usr/share").join(script))?.contains("restart"),
+            "{script}"
+        );
+    }
     // Keys in the file that are not settings would be errors.
     let config = root.join("etc/crisp/config.toml");
     output(Command::new(root.join("usr/bin/crisp")).arg("config").arg("--config").arg(&config))?;

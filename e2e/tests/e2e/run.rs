@@ -240,8 +240,11 @@ async fn output_that_is_not_read_does_not_keep_a_run_from_ending() -> Result<()>
     run.until("does not start", |_| host.crisp(&["ps"]).is_ok_and(|text| text.contains(" b\n"))).await?;
     run.signal(Signal::INT)?;
     tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = Instant::now();
     run.signal(Signal::INT)?;
     assert_eq!(run.end().await?.code(), Some(130), "{}", run.errors());
+    assert!(run.errors().contains("killing all pods"), "{}", run.errors());
+    assert!(begun.elapsed() < Duration::from_secs(20), "the grace period is 30 seconds");
     machine.close().await
 }
 

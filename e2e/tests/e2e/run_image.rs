@@ -36,7 +36,7 @@ async fn output_and_exit_code_are_those_of_the_program() -> Result<()> {
     assert_eq!(code, Some(126), "{err}");
     for (words, named) in [
         (&["-q", "--pull", "never", "nothing-of-this-name"][..], "nothing-of-this-name"),
-        (&["--ulimit", "nofile=1", &image], "--ulimit is not supported"),
+        (&["--cpu-shares", "512", &image], "--cpu-shares is not supported"),
     ] {
         let (code, _, err) = run(&host, words).await?;
         assert!(code == Some(125) && err.contains(named), "{code:?} {err}");

@@ -7,41 +7,41 @@ use crisp_e2e::{Machine, Result, needs};
 use crate::run_image_detached::{crisp, machine, until};
 
 /// Counts its starts in a file of the container, and ends with code 3 when it is stopped.
-const COUNTS: &str = "echo x >> /count; trap 'exit 3' TERM; while :; do sleep 0.1; done";
+pub const COUNTS: &str = "echo x >> /count; trap 'exit 3' TERM; while :; do sleep 0.1; done";
 /// A container of the policy Always is started again at once when it has ended for the first time.
 const SOON: Duration = Duration::from_secs(2);
 
 /// A command that succeeds; returns its output.
-fn good(machine: &Machine, args: &[&str]) -> Result<String> {
+pub fn good(machine: &Machine, args: &[&str]) -> Result<String> {
     let (code, out, err) = crisp(machine, args)?;
     assert_eq!(code, Some(0), "{args:?}: {out} {err}");
     Ok(out)
 }
 
 /// Runs or creates a container with these options; returns its id.
-fn make(machine: &Machine, verb: &[&str], options: &[&str], image: &str, line: &str) -> Result<String> {
+pub fn make(machine: &Machine, verb: &[&str], options: &[&str], image: &str, line: &str) -> Result<String> {
     let words = [verb, &["-q", "--network", "host"], options, &[image, "sh", "-c", line]].concat();
     Ok(good(machine, &words)?.trim().to_owned())
 }
 
 /// The status of the container with that id, as `crisp ps -a` shows it.
-fn status(machine: &Machine, id: &str) -> Result<String> {
+pub fn status(machine: &Machine, id: &str) -> Result<String> {
     let format = "{{.ID}} {{.Status}}";
     let list = good(machine, &["ps", "-a", "--no-trunc", "--format", format])?;
     Ok(list.lines().find_map(|line| line.strip_prefix(id)).unwrap_or_default().trim().to_owned())
 }
 
 /// The number of starts that the container has counted in its own file.
-fn starts(machine: &Machine, name: &str) -> Result<usize> {
+pub fn starts(machine: &Machine, name: &str) -> Result<usize> {
     Ok(crisp(machine, &["exec", name, "cat", "/count"])?.1.lines().count())
 }
 
-async fn kill_and_start_server(machine: &mut Machine) -> Result<()> {
+pub async fn kill_and_start_server(machine: &mut Machine) -> Result<()> {
     machine.kill_server();
     machine.start_server().await
 }
 
-fn nothing_is_left(machine: &Machine) -> Result<()> {
+pub fn nothing_is_left(machine: &Machine) -> Result<()> {
     let (_, listed, _) = crisp(machine, &["ps", "-aq"])?;
     let (_, pods, _) = crisp(machine, &["pods", "-q"])?;
     assert!(listed.trim().is_empty() && pods.trim().is_empty(), "{listed} {pods}");
@@ -69,7 +69,8 @@ async fn a_stopped_container_stays_stopped_and_keeps_its_files_and_its_id() -> R
     assert!(status(&machine, &id)?.starts_with("Exited (3)"), "nor does a server");
     assert!(good(&machine, &["up"])?.contains("Stopped"));
     good(&machine, &["start", &id[..12]])?;
-    assert!(status(&machine, &id)?.starts_with("Up"), "{}", status(&machine, &id)?);
+    let now = status(&machine, &id)?;
+    assert!(now.starts_with("Up"), "{now}");
     until(&machine, "lost its file", || Ok(starts(&machine, "web")? == 2)).await?;
     good(&machine, &["start", "web"])?;
     assert_eq!(starts(&machine, "web")?, 2, "it runs already");

@@ -11,6 +11,8 @@ use super::{
 };
 use crate::cdi::{self, DeviceName};
 use crate::container::config::ContainerConfig;
+use crate::spec::copy_up::{self, COPY_UP};
+use crate::spec::ulimits::{self, ULIMITS};
 
 /// # Errors
 /// [`ConvertError`] naming the field.
@@ -21,6 +23,10 @@ pub fn config(config: proto::ContainerConfig) -> Result<ContainerConfig, Convert
     let metadata = required("config.metadata", config.metadata)?;
     let linux = config.linux.unwrap_or_default();
     let security = security::security(linux.security_context)?;
+    ulimits::of_annotations(&config.annotations)
+        .map_err(|why| invalid(format!("config.annotations[{ULIMITS:?}]"), why))?;
+    copy_up::of_annotations(&config.annotations)
+        .map_err(|why| invalid(format!("config.annotations[{COPY_UP:?}]"), why))?;
     let cdi_devices = cdi_devices(&config.cdi_devices, &config.annotations)?;
     Ok(ContainerConfig {
         cdi_devices,

@@ -9,12 +9,13 @@ use crisp_image_service::store::Lease;
 use oci_spec::image;
 use rustix::io::Errno;
 
-use super::image_volume;
+use super::{image_volume, volume_copy};
 use crate::cause::{Cause, StageFailure, Steps};
 use crate::container::User;
 use crate::container::config::ContainerConfig;
 use crate::layout::Folder;
 use crate::spec;
+use crate::spec::copy_up;
 use crate::spec::user::Users;
 
 /// An image and the paths of its layers.
@@ -25,7 +26,8 @@ pub(super) struct ImageSource<'a> {
 }
 
 /// Resolves the user, and copies the image's files at its volumes into the container's folder. Returns the
-/// user and the volumes' paths. The image is mounted only if one of the two needs it.
+/// user and the volumes' paths. Marked mounts of the request get the image's files too. The image is mounted only if one of
+/// these needs it.
 pub(super) fn read(
     users: &Users,
     image: &ImageSource<'_>,
@@ -38,7 +40,9 @@ pub(super) fn read(
     let volumes = steps.step("volumes", || image_volume::places(of_image_volumes, &config.mounts))?;
     let name = spec::user::requested(security, of_image);
     let known = users.get(image.id, &name);
-    if let Some(user) = known.as_ref().filter(|_| volumes.is_empty()) {
+    let marked = copy_up::mounts(config).into_iter().filter(|mount| volume_copy::is_wanted(mount));
+    let marked: Vec<_> = marked.collect();
+    if let Some(user) = known.as_ref().filter(|_| volumes.is_empty() && marked.is_empty()) {
         return Ok((spec::user::with_groups(user, security), volumes));
     }
     let view = steps.step("image view", || Ok(rootfs::read_only_view(image.lease.layer_paths(), None)?))?;
@@ -48,6 +52,9 @@ pub(super) fn read(
         None => steps.step("user", || Ok(users.resolve(image.id, &name, view.fd()?)?))?,
     };
     steps.step("volumes", || image_volume::fill(view.fd()?, folder, &volumes, steps.cancel()))?;
+    for mount in marked {
+        steps.step("volumes", || volume_copy::fill(view.fd()?, mount, steps.cancel()))?;
+    }
     Ok((spec::user::with_groups(&user, security), volumes))
 }
 

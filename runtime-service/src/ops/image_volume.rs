@@ -96,16 +96,31 @@ fn kept_of(folder: &Path) -> Result<[u64; 2], Cause> {
     Ok([stat.f_bavail / KEPT, stat.f_favail / KEPT])
 }
 
-fn copy_up(view: &OwnedFd, volume: &Path, place: &Path, limits: &Limits<'_>) -> Result<(), Cause> {
+/// Copies the image's files at `place` into the empty folder `volume`. Returns false when the image has no such
+/// folder.
+///
+/// # Errors
+/// As [`fill`].
+pub(super) fn copy_whole(
+    view: &OwnedFd,
+    volume: &Path,
+    place: &Path,
+    cancel: &Cancel,
+) -> Result<bool, Cause> {
+    copy_up(view, volume, place, &Limits { places: &[], cancel, kept: kept_of(volume)? })
+}
+
+fn copy_up(view: &OwnedFd, volume: &Path, place: &Path, limits: &Limits<'_>) -> Result<bool, Cause> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let source = match in_root::open(view, &place.to_string_lossy(), flags) {
         Ok(source) => source,
-        Err(error) if error.is_missing() => return Ok(()),
+        Err(error) if error.is_missing() => return Ok(false),
         Err(error) => return Err(error.into()),
     };
     let target = rustix::fs::open(volume, flags | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Cause::file(volume)(e.into()))?;
-    Copy { volume, limits }.folder(&source, &target, place, 0)
+    Copy { volume, limits }.folder(&source, &target, place, 0)?;
+    Ok(true)
 }
 
 /// The parts that a copy leaves out, and where it stops.
@@ -229,8 +244,8 @@ fn special(
     own(target, name, stat)
 }
 
-/// Sets the owner first: when it changes, the kernel drops set-id bits and file capabilities.
-fn like(source: impl AsFd, target: impl AsFd, stat: &Stat) -> Result<(), Errno> {
+/// Gives a folder or file the owner, the mode, the attributes and the times of another one. Sets the owner first: when it changes, the kernel drops set-id bits and file capabilities.
+pub(super) fn like(source: impl AsFd, target: impl AsFd, stat: &Stat) -> Result<(), Errno> {
     rustix::fs::fchown(&target, Some(uid(stat)), Some(gid(stat)))?;
     copy_attributes(&source, &target)?;
     rustix::fs::fchmod(&target, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
@@ -318,7 +333,7 @@ mod tests {
         symlink("/etc/passwd", root.join("data/link")).unwrap();
         let view = rustix::fs::open(&root, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         rustix::fs::setxattr(root.join("data/sub/file"), "user.note", b"kept", XattrFlags::empty()).unwrap();
-        copy_up(&view, &volume, Path::new("/data"), &limits(&[], &Cancel::new())).unwrap();
+        assert!(copy_up(&view, &volume, Path::new("/data"), &limits(&[], &Cancel::new())).unwrap());
         let mut value = [0; 16];
         assert_eq!(rustix::fs::getxattr(volume.join("sub/file"), "user.note", &mut value), Ok(4));
         assert_eq!(fs::read_to_string(volume.join("sub/file")).unwrap(), "text");
@@ -332,7 +347,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let view = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let volume = tempfile::tempdir().unwrap();
-        copy_up(&view, volume.path(), Path::new("/data"), &limits(&[], &Cancel::new())).unwrap();
+        let copied = copy_up(&view, volume.path(), Path::new("/data"), &limits(&[], &Cancel::new()));
+        assert!(!copied.unwrap());
         assert_eq!(fs::read_dir(volume.path()).unwrap().count(), 0);
     }
 

@@ -36,3 +36,4 @@ pub(crate) mod pod_remove;
 pub(crate) mod pod_stop;
 pub(crate) mod pod_update;
 mod process_streams;
+mod volume_copy;

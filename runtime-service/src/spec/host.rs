@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crisp_executor::apparmor::AppArmor;
 use crisp_executor::cgroup::Mode;
 use oci_spec::runtime::{Capabilities, Capability, PosixRlimit};
+use rustix::process::Resource;
 
 use super::{capabilities, limits};
 
@@ -16,6 +17,8 @@ pub struct Host {
     pub capabilities: Capabilities,
     /// The rlimits of every container.
     pub rlimits: Vec<PosixRlimit>,
+    /// The highest hard limit that a container can have.
+    pub highest_limit: fn(Resource) -> u64,
     pub apparmor: Arc<AppArmor>,
     pub cgroups: Mode,
     pub hostname: String,
@@ -31,6 +34,7 @@ impl Host {
         Self {
             capabilities: capabilities::of_host(&status),
             rlimits: limits::rlimits(if may_raise { limits::any } else { limits::own_hard_limit }),
+            highest_limit: if may_raise { limits::of_kernel } else { limits::own_hard_limit },
             apparmor: Arc::new(AppArmor::of_host()),
             cgroups,
             hostname: read("/proc/sys/kernel/hostname").trim().to_owned(),

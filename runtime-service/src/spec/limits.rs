@@ -52,6 +52,16 @@ pub fn any(_: Resource) -> u64 {
     UNLIMITED
 }
 
+/// Like [`any`], but the kernel refuses more descriptors than fs.nr_open to every process.
+#[must_use]
+pub fn of_kernel(resource: Resource) -> u64 {
+    if resource != Resource::Nofile {
+        return UNLIMITED;
+    }
+    let text = std::fs::read_to_string("/proc/sys/fs/nr_open").unwrap_or_default();
+    text.trim().parse().unwrap_or(UNLIMITED)
+}
+
 /// Without it, this process's own is the highest.
 #[must_use]
 pub fn own_hard_limit(resource: Resource) -> u64 {

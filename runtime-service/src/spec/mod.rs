@@ -10,11 +10,13 @@
 pub mod capabilities;
 mod cdi;
 pub mod command;
+pub mod copy_up;
 pub mod devices;
 pub mod environment;
 pub mod host;
 pub mod limits;
 pub mod mounts;
+pub mod ulimits;
 pub mod user;
 
 use std::collections::HashMap;
@@ -61,6 +63,8 @@ pub enum SpecError {
     NotMapped { what: &'static str, id: u32 },
     #[error(transparent)]
     TooLarge(#[from] environment::TooLarge),
+    #[error("config.annotations[\"crisp/ulimits\"]: {0}")]
+    Ulimits(String),
     #[error("the image's working folder {path:?} is not an absolute path")]
     WorkingDir { path: String },
 }
@@ -153,6 +157,8 @@ fn process(inputs: &Inputs<'_>, bounding: &Capabilities) -> Result<Process, Spec
         home: &inputs.user.home,
     });
     environment::check(&args, &environment)?;
+    let own_limits = ulimits::of_annotations(&config.annotations).map_err(SpecError::Ulimits)?;
+    ulimits::check(&own_limits, inputs.host.highest_limit).map_err(SpecError::Ulimits)?;
     let mut process = Process::default();
     process
         .set_terminal(Some(config.tty))
@@ -161,7 +167,7 @@ fn process(inputs: &Inputs<'_>, bounding: &Capabilities) -> Result<Process, Spec
         .set_env(Some(environment))
         .set_cwd(working_dir(config, image)?)
         .set_capabilities(Some(capabilities::sets(bounding, &config.security)))
-        .set_rlimits(Some(inputs.host.rlimits.clone()))
+        .set_rlimits(Some(ulimits::with(&inputs.host.rlimits, own_limits)))
         .set_no_new_privileges(Some(config.security.no_new_privileges))
         .set_apparmor_profile(apparmor(inputs)?)
         .set_oom_score_adj(Some(inputs.resources.oom_score_adj));

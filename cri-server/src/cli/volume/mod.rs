@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use crisp_operation::record;
 use crisp_proto::runtime::v1::StatusRequest;
+use crisp_runtime_service::spec::copy_up;
 use serde_json::{Value, json};
 
 use self::users::Users;
@@ -249,7 +250,9 @@ impl Volumes {
         if let Some(point) = mount_table::points_below(&real).context("the mount table")?.first() {
             bail!("{} is a mount, and its content is not the volume's: unmount it first", point.display());
         }
-        record::remove_folder(&path).with_context(|| path.display().to_string())
+        record::remove_folder(&path).with_context(|| path.display().to_string())?;
+        let draft = copy_up::draft(&path);
+        record::remove_folder(&draft).with_context(|| draft.display().to_string())
     }
 
     /// Removes what is not used, and goes on after a failure.

@@ -2,6 +2,9 @@
 
 use crisp_proto::runtime::v1::{CdiDevice, ContainerConfig, Device};
 
+use crisp_runtime_service::spec::copy_up::COPY_UP;
+use crisp_runtime_service::spec::ulimits::ULIMITS;
+
 use super::super::manifest::Extra;
 
 /// Applies it. Its values replace those of the Pod's fields.
@@ -12,6 +15,14 @@ pub fn apply(config: &mut ContainerConfig, extra: &Extra) {
         permissions: device.permissions.clone(),
     }));
     config.cdi_devices.extend(extra.cdi_devices.iter().map(|name| CdiDevice { name: name.clone() }));
+    if !extra.copy_up.is_empty() {
+        let places = serde_json::json!(extra.copy_up).to_string();
+        config.annotations.insert(COPY_UP.to_owned(), places);
+    }
+    if !extra.ulimits.is_empty() {
+        let limits = serde_json::json!(extra.ulimits).to_string();
+        config.annotations.insert(ULIMITS.to_owned(), limits);
+    }
     let Some(linux) = &mut config.linux else { return };
     if let (Some(user), Some(security)) = (&extra.user, &mut linux.security_context)
         && security.run_as_user.is_none()

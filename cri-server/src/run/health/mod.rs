@@ -9,10 +9,12 @@ mod probe_counter;
 
 use std::time::Duration;
 
+use crisp_operation::clock;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::action::{Purpose, act};
 use super::context::Context;
+use super::health_status::{Check, Health};
 use super::manifest::{Container, Probe, ProbeKind};
 use probe_counter::ProbeCounter;
 
@@ -44,6 +46,7 @@ pub async fn follow(context: &Context, container: &Container, id: &str, is_new: 
     context.conditions.change(name, |condition| {
         condition.is_started = true;
         condition.is_ready = container.readiness.is_none();
+        condition.health = container.readiness.as_ref().map(|_| Health::default());
     });
     let readiness = async {
         if let Some(probe) = &container.readiness {
@@ -101,12 +104,18 @@ impl Following<'_> {
         let mut was_ready = None;
         loop {
             ticks.tick().await;
+            let began_at = clock::now();
             let outcome = self.once().await;
-            let Some(is_ready) = counter.add(self.probe, outcome.is_ok()) else { continue };
+            let is_ready = counter.add(self.probe, outcome.is_ok());
+            let name = &self.container.name;
+            let check = Check { began_at, ended_at: clock::now(), failure: outcome.as_ref().err().cloned() };
+            self.context.conditions.change(name, |condition| {
+                condition.health.get_or_insert_default().add(check, is_ready);
+            });
+            let Some(is_ready) = is_ready else { continue };
             if was_ready.replace(is_ready) == Some(is_ready) {
                 continue;
             }
-            let name = &self.container.name;
             self.context.conditions.change(name, |condition| condition.is_ready = is_ready);
             match outcome {
                 Ok(()) => self.context.report.emit(format_args!("{name} is ready")),

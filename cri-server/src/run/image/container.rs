@@ -4,9 +4,10 @@ use anyhow::bail;
 use serde_json::{Map, Value, json};
 
 use super::super::manifest::{Device, Extra};
+use super::gpus::gpus;
 use super::mounts::MountOption;
 use super::options::Options;
-use super::{Wanted, ports, security, variables};
+use super::{Wanted, ports, security, ulimits, variables};
 
 /// The default interval of docker's health checks, in seconds.
 const CHECK: u64 = 30;
@@ -166,6 +167,8 @@ pub fn extra(options: &Options) -> anyhow::Result<Extra> {
         pids_limit: limits.pids_limit,
         // The rules of kubelet, by requests and limits, are not docker's.
         oom_score_adj: Some(limits.oom_score_adj.unwrap_or(0)),
+        ulimits: ulimits::by_name(&limits.ulimit),
+        copy_up: copied_up(options),
         ..Extra::default()
     };
     for text in &options.security.device {
@@ -174,7 +177,16 @@ pub fn extra(options: &Options) -> anyhow::Result<Extra> {
             None => extra.cdi_devices.push(text.clone()),
         }
     }
+    for text in &options.security.gpus {
+        extra.cdi_devices.extend(gpus(text)?);
+    }
     Ok(extra)
+}
+
+/// The mount points of volumes that get the image's files.
+fn copied_up(options: &Options) -> Vec<String> {
+    let volumes = options.volume.iter().chain(&options.mount).filter(|mount| mount.copies_up());
+    volumes.map(|mount| mount.target.clone()).collect()
 }
 
 /// None for a CDI name, which the runtime looks up.

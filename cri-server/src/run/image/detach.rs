@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use crisp_proto::crisp::v1::standalone_client::StandaloneClient;
-use crisp_proto::crisp::v1::{RunManifestsRequest, StandaloneEvent, TakeDownRequest};
+use crisp_proto::crisp::v1::{
+    CreateStandaloneRequest, RunManifestsRequest, StandaloneEvent, TakeDownRequest,
+};
 use crisp_proto::runtime::v1::{
     Container, ContainerFilter, ImageSpec, ImageStatusRequest, ListContainersRequest,
 };
 use serde_json::Value;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::super::detached;
 use super::super::manifest::Manifests;
@@ -59,13 +62,17 @@ pub async fn detach(
         run.options.pull = Some(Pull::Missing);
     }
     let manifests = run.manifests(&exposed, true)?;
-    let request = RunManifestsRequest {
-        source: format!("{SOURCE} {}", run.image),
-        documents: manifests.all_documents().map(ToString::to_string).collect(),
-        replace,
-        create_only: start == Start::Later,
+    let source = format!("{SOURCE} {}", run.image);
+    let documents = manifests.all_documents().map(ToString::to_string).collect();
+    let events = match start {
+        Start::Now => {
+            standalone
+                .run_manifests(RunManifestsRequest { source, documents, replace, create_only: false })
+                .await
+        }
+        Start::Later => standalone.create(CreateStandaloneRequest { source, documents, replace }).await,
     };
-    let mut events = standalone.run_manifests(request).await.map_err(detached::unknown)?.into_inner();
+    let mut events = events.map_err(|status| unknown(start, status))?.into_inner();
     let mut container = None;
     while let Some(event) = events.message().await.map_err(refused)? {
         container = find(&mut client, &run.uid).await?.or(container);
@@ -79,6 +86,16 @@ pub async fn detach(
     write_id(&run.options, &container.id)?;
     print::line(container.id)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The error of a refused request, also for an older server.
+fn unknown(start: Start, status: Status) -> anyhow::Error {
+    if start == Start::Later && status.code() == Code::Unimplemented {
+        return anyhow!(
+            "the server cannot create containers for a later start: it is older than this program"
+        );
+    }
+    detached::unknown(status)
 }
 
 /// Pulls the image by its policy, with the logins of this user. Returns the ports that it exposes.
@@ -122,7 +139,7 @@ async fn find(client: &mut Client, uid: &str) -> anyhow::Result<Option<Container
 
 /// The exit code and the reason, if the container has not started and will not.
 fn failure(event: &StandaloneEvent, container: Option<&Container>) -> Option<(u8, String)> {
-    let StandaloneEvent { pod, text, is_failure } = event;
+    let StandaloneEvent { pod, text, is_failure, .. } = event;
     if let Some((_, reason)) = text.split_once(" cannot be started: ") {
         let code = u8::try_from(start_error(reason)).unwrap_or(125);
         return Some((code, format!("{pod} cannot be started: {reason}")));
@@ -139,7 +156,7 @@ async fn undo(standalone: &mut StandaloneClient<Channel>, manifests: &Manifests,
     let is_ours = list.into_inner().pods.iter().any(|pod| pod.uid == uid);
     let names =
         manifests.pods.iter().map(|document| format!("{}/{}", document.pod.namespace, document.pod.name));
-    let request = TakeDownRequest { names: names.collect(), kill: true };
+    let request = TakeDownRequest { names: names.collect(), kill: true, at_rest_only: false };
     if is_ours && let Ok(events) = standalone.take_down(request).await {
         let mut events = events.into_inner();
         while let Ok(Some(_)) = events.message().await {}
@@ -152,8 +169,12 @@ mod tests {
 
     #[test]
     fn a_container_that_cannot_start_has_dockers_codes() {
-        let event =
-            |text: &str, is_failure| StandaloneEvent { pod: "web".into(), text: text.into(), is_failure };
+        let event = |text: &str, is_failure| StandaloneEvent {
+            pod: "web".into(),
+            text: text.into(),
+            is_failure,
+            ..StandaloneEvent::default()
+        };
         let code = |text, is_failure, container: Option<&Container>| {
             failure(&event(text, is_failure), container).map(|(code, _)| code)
         };
@@ -164,6 +185,15 @@ mod tests {
         assert_eq!(code("there is a standalone pod called default/web already", true, None), Some(125));
         assert_eq!(code("has failed with code 3", true, Some(&there)), None);
         assert_eq!(code("is up", false, Some(&there)), None);
+    }
+
+    #[test]
+    fn a_server_that_only_starts_containers_is_called_older() {
+        let error = |start, status: Status| unknown(start, status).to_string();
+        let old = error(Start::Later, Status::unimplemented("no such method"));
+        assert!(old.contains("cannot create containers for a later start"), "{old}");
+        assert!(error(Start::Now, Status::unimplemented("x")).contains("supervises no pods"));
+        assert!(error(Start::Later, Status::invalid_argument("other")).contains("other"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  line --options.rs--> Options --documents.rs--> a Pod (container.rs, security.rs) and its claims
-//!          values.rs, ports.rs, mounts.rs, variables.rs: one parser for each kind of value
+//!          values.rs, ports.rs, mounts.rs, variables.rs, ulimits.rs, gpus.rs: one parser for each kind of value
 //!          refused_options.rs: options with a reason instead of a meaning
 //!  Pod --> foreground.rs, with streams.rs;  detach.rs, under a server
 //! ```
@@ -12,12 +12,14 @@
 mod container;
 mod detach;
 mod documents;
+mod gpus;
 mod mounts;
 mod network;
 mod options;
 mod ports;
 mod refused_options;
 mod security;
+mod ulimits;
 mod values;
 pub mod variables;
 

@@ -15,6 +15,8 @@ pub struct MountOption {
     pub read_only: bool,
     pub propagation: Option<&'static str>,
     pub sub_path: Option<String>,
+    /// An empty volume does not get the image's files.
+    pub no_copy: bool,
 }
 
 /// The source of a mount.
@@ -57,8 +59,8 @@ pub fn volume(text: &str) -> Result<MountOption, String> {
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" => mount.read_only = true,
-            // Always the case for volumes: an image's files are not copied into them.
-            "rw" | "nocopy" => {}
+            "rw" => {}
+            "nocopy" => mount.no_copy = true,
             "z" | "Z" => relabel(Path::new("/sys/fs/selinux/enforce"), option)?,
             other => mount.propagation = Some(propagation(other)?),
         }
@@ -70,6 +72,7 @@ pub fn volume(text: &str) -> Result<MountOption, String> {
 pub fn mount(text: &str) -> Result<MountOption, String> {
     let (mut kind, mut source, mut place) = ("volume", "", None);
     let (mut read_only, mut bind_propagation, mut size, mut sub_path) = (false, None, None, None);
+    let mut no_copy = false;
     for field in text.split(',') {
         let (key, value) = field.split_once('=').map_or((field, None), |(key, value)| (key, Some(value)));
         let required = || value.ok_or_else(|| format!("{key:?} needs a value: {key}=..."));
@@ -80,7 +83,7 @@ pub fn mount(text: &str) -> Result<MountOption, String> {
             "readonly" | "ro" => read_only = flag(key, value)?,
             "bind-propagation" => bind_propagation = Some(propagation(required()?)?),
             "tmpfs-size" => size = Some(values::bytes(required()?)?),
-            "volume-nocopy" => drop(flag(key, value)?),
+            "volume-nocopy" => no_copy = flag(key, value)?,
             "volume-subpath" => sub_path = Some(required()?.to_owned()),
             other => {
                 return Err(format!(
@@ -115,7 +118,8 @@ pub fn mount(text: &str) -> Result<MountOption, String> {
         }
     }
     let place = place.ok_or("target is missing")?;
-    Ok(MountOption { read_only, propagation: bind_propagation, sub_path, ..MountOption::new(source, place)? })
+    let mount = MountOption::new(source, place)?;
+    Ok(MountOption { read_only, propagation: bind_propagation, sub_path, no_copy, ..mount })
 }
 
 /// Parses the value of `--tmpfs`: `TARGET[:OPTIONS]`.
@@ -204,7 +208,14 @@ impl MountOption {
                 "{place:?} must be an absolute path in the container, without \"..\", and not /"
             ));
         }
-        Ok(Self { source, target: place.to_owned(), read_only: false, propagation: None, sub_path: None })
+        let target = place.to_owned();
+        Ok(Self { source, target, read_only: false, propagation: None, sub_path: None, no_copy: false })
+    }
+
+    /// Whether its volume, while it is empty, gets the image's files.
+    pub fn copies_up(&self) -> bool {
+        let is_volume = matches!(self.source, Source::Named(_) | Source::Anonymous);
+        is_volume && !self.no_copy && self.sub_path.is_none()
     }
 
     /// The image that is the source.

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 
 use super::mounts::{self, MountOption};
 use super::ports::{self, Ports};
+use super::ulimits::{self, Ulimit};
 use super::values::{self, Restart};
 
 /// The pull policy.
@@ -42,7 +43,7 @@ pub struct Options {
     /// A port for --publish-all
     #[arg(long, value_name = "PORT", value_parser = ports::expose)]
     pub expose: Vec<Ports>,
-    /// [SOURCE:]TARGET[:ro,...]: a path of the host, or a named volume of this server (with -d) or of foreground runs; an image's own files are not copied into it
+    /// [SOURCE:]TARGET[:ro,...]: a path of the host, or a named volume of this server (with -d) or of foreground runs; an empty named volume gets the image's files there, unless `nocopy` is said
     #[arg(long, short, value_name = "VOLUME", value_parser = mounts::volume)]
     pub volume: Vec<MountOption>,
     /// The same as type=bind|volume|tmpfs|image,source=...,target=...
@@ -113,7 +114,7 @@ pub struct Options {
     /// Seconds between the stop signal and SIGKILL [default: 10]
     #[arg(long, value_name = "SECONDS")]
     pub stop_timeout: Option<u32>,
-    /// A shell command that checks the container's health by its exit code: pods show it as ready
+    /// A shell command that checks the container's health by its exit code: crisp ps shows it
     #[arg(long, value_name = "LINE")]
     pub health_cmd: Option<String>,
     /// Time between two checks [default: 30s]
@@ -200,6 +201,9 @@ pub struct Limits {
     /// Preference of the kernel to kill it when memory is short: -1000 to 1000
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, value_parser = clap::value_parser!(i64).range(-1000..=1000))]
     pub oom_score_adj: Option<i64>,
+    /// A limit of the processes, as nofile=1024:4096: NAME=SOFT[:HARD], -1 for no limit
+    #[arg(long, value_name = "LIMIT", value_parser = ulimits::ulimit)]
+    pub ulimit: Vec<Ulimit>,
     /// Size of /dev/shm [default: 64m]
     #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
     pub shm_size: Option<u64>,
@@ -221,6 +225,9 @@ pub struct Security {
     /// A device: PATH[:PATH[:rwm]], or by its CDI name
     #[arg(long, value_name = "DEVICE")]
     pub device: Vec<String>,
+    /// GPUs by their CDI names, nvidia.com/gpu=...: all, a number, or device=NAME,...
+    #[arg(long, value_name = "GPUS")]
+    pub gpus: Vec<String>,
     /// A kernel setting of the pod: NAME=VALUE
     #[arg(long, value_name = "NAME=VALUE")]
     pub sysctl: Vec<String>,

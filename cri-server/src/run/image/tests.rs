@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use clap::{Args as _, Command, Parser};
 use serde_json::{Value, json};
 
+use super::super::words::Words;
 use super::*;
 
 #[derive(Parser)]
@@ -18,12 +19,6 @@ struct Line {
     words: Words,
 }
 
-#[derive(clap::Subcommand)]
-enum Words {
-    #[command(external_subcommand)]
-    All(Vec<String>),
-}
-
 fn read(line: &str) -> anyhow::Result<Manifests> {
     read_as(line, false)
 }
@@ -32,8 +27,8 @@ fn read_as(line: &str, is_detached: bool) -> anyhow::Result<Manifests> {
     let words = std::iter::once("run").chain(line.split('|'));
     let line = Line::try_parse_from(words)?;
     line.refused.check()?;
-    let Words::All(words) = line.words;
-    let run = ImageRun::new(&words[0], words[1..].to_vec(), line.options)?;
+    let (image, command) = line.words.split();
+    let run = ImageRun::new(&image, command, line.options)?;
     run.manifests(&["80/tcp".to_owned(), "53/udp".to_owned()], is_detached)
 }
 
@@ -217,7 +212,9 @@ fn errors_name_the_option_and_the_value() {
         ("--stop-signal|FOO|a", &["--stop-signal", "FOO"]),
         ("--pull|often|a", &["--pull", "often"]),
         ("--oom-score-adj|1001|a", &["--oom-score-adj", "1001"]),
-        ("--ulimit|nofile=5|a", &["--ulimit is not supported"]),
+        ("--ulimit|nofile=5:4|a", &["--ulimit", "nofile=5:4", "hard limit"]),
+        ("--ulimit|files=5|a", &["--ulimit", "files=5", "nofile"]),
+        ("--gpus|0|a", &["--gpus", "0"]),
         ("--platform|linux/arm64|a", &["--platform is not supported"]),
         ("A B", &["A B", "no image"]),
     ] {

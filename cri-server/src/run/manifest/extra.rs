@@ -1,6 +1,8 @@
 //! Settings that exist in the CRI but not in a Pod: the annotation `crisp/container`, which `crisp run IMAGE`
 //! writes. It applies to all containers of the pod.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::Map;
@@ -41,6 +43,12 @@ pub struct Extra {
     pub pids_limit: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i64>,
+    /// Mount points whose volumes, while they are empty, get the image's files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub copy_up: Vec<String>,
+    /// Soft and hard limits of processes by name; the largest number is no limit.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub ulimits: BTreeMap<String, (u64, u64)>,
 }
 
 /// A device of the host.

@@ -1,82 +1,84 @@
-//! A pod that clients stop and start again: `crisp stop`, `start` and `restart` of a `crisp run -d IMAGE`.
+//! The requests of clients to stop and start a pod: `crisp stop`, `start` and `restart` of a `crisp run -d IMAGE`.
 //!
 //! ```text
-//!  Running --halt: on disk--> containers stopped, sandbox kept --> Stopped
-//!     ^                                                              |
-//!     '-- containers started with their files <--start: on disk------'
+//!  Running --halt: on disk--> containers stopped, sandbox kept (rest.rs) --> Stopped
+//!     ^                                                                        |
+//!     '-- resume.rs: containers started with their files <--start: on disk-----'
 //! ```
 //!
-//! When the sandbox is gone meanwhile (the machine was restarted), a new container is made, with the same
-//! volumes.
+//! The pod's own task stops and starts it, so that both halves of a restart are done also when the client or the
+//! server ends in between.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use anyhow::{Context as _, bail, ensure};
-use crisp_proto::crisp::v1::ResetContainerRequest;
-use crisp_proto::crisp::v1::containers_server::Containers as _;
-use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
-use crisp_proto::runtime::v1::{ContainerState, StartContainerRequest};
+use anyhow::{bail, ensure};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tonic::Request;
 
-use super::super::container_find;
-use super::super::image::{ALWAYS, OF_IMAGE};
-use super::super::pod_run::{self, PodRun, stop_containers};
-use super::super::pod_start::Found;
+use super::super::context::Condition;
 use super::super::run_status::change;
-use super::super::stop_request::{StopRequest, StopRequests};
-use super::pod::{Halt, State, SupervisedPod};
-use crate::rpc_error::refused;
-use crate::server::Server;
+use super::pod::{Halt, State, SupervisedPod, Then};
 
-/// The exit code of a pod that is stopped. It is not shown.
-const HALTED: u8 = 143;
+/// The first line of a run that a client has requested.
+pub(super) const STARTED: &str = "is started again";
 
 impl SupervisedPod {
-    /// Requests that its containers end and are not started again. The request is written to disk first. A pod
-    /// that has ended stays as it is.
+    /// Requests that its containers end, and what follows then. The request is written to disk first. A pod that
+    /// has ended stays as it is, unless it is to be started; one that waits for that is not started any more.
     ///
     /// # Errors
     /// The disk's error; nothing has changed then.
-    pub async fn halt(&self, grace: Option<u32>) -> anyhow::Result<()> {
+    pub async fn halt(&self, halt: Halt) -> anyhow::Result<()> {
         let _halting = self.halting.lock().await;
-        if self.status.get().ended.is_some() {
-            return Ok(());
+        let is_restarting = halt.then == Then::Start;
+        if self.status.get().ended.is_some() && !is_restarting {
+            return self.no_longer_restarts(halt).await;
         }
-        change(&self.status, |status| {
+        let grace = self.shorter(halt.grace);
+        change(&self.status, move |status| {
             status.is_stopped = true;
             status.is_resuming = false;
+            status.stop_grace = grace;
+            status.is_restarting = is_restarting;
         })
         .await?;
         // A problem of an attempt before this is none of the stop.
-        self.state.send_if_modified(|state| {
-            let is_waiting = matches!(state, State::Waiting(_));
-            if is_waiting {
-                *state = State::Running;
-            }
-            is_waiting
-        });
-        self.halts.send_replace(Some(Halt { grace }));
+        self.no_longer_waits();
+        self.halts.send_replace(Some(halt));
         Ok(())
     }
 
-    /// Keeps a pod that is to be removed at its end, while a client stops it to start it again.
-    pub fn restarts(&self, is_restarting: bool) {
-        self.is_restarting.store(is_restarting, Ordering::Relaxed);
+    /// Ends the request for a start of a pod that has ended.
+    async fn no_longer_restarts(&self, halt: Halt) -> anyhow::Result<()> {
+        if !self.is_restarting() && !self.status.get().is_restarting {
+            return Ok(());
+        }
+        change(&self.status, |status| {
+            status.is_stopped = false;
+            status.is_restarting = false;
+        })
+        .await?;
+        self.halts.send_replace(Some(halt));
+        Ok(())
+    }
+
+    /// The shorter one of this grace period and that of a stop which is under way.
+    fn shorter(&self, grace: Option<u32>) -> Option<u32> {
+        let status = self.status.get();
+        if !status.is_stopped || *self.state.borrow() == State::Stopped {
+            return grace;
+        }
+        let of = |grace: Option<u32>| grace.unwrap_or(self.pod.grace);
+        Some(of(grace).min(of(status.stop_grace)))
     }
 
     /// Waits until its containers have ended after [`halt`](Self::halt), or a client starts it again.
     ///
     /// # Errors
-    /// They cannot be stopped, which is tried again.
+    /// They cannot be stopped or created, which is tried again.
     pub async fn halted(&self) -> anyhow::Result<()> {
         let (mut states, mut halts) = (self.state.subscribe(), self.halts.subscribe());
         while self.is_resting() {
             match &*states.borrow_and_update() {
                 State::Stopped | State::Ended(_) | State::Down => return Ok(()),
-                State::Waiting(reason) => bail!("is not stopped yet, which is tried again: {reason}"),
+                State::Waiting(reason) => bail!("{}, which is tried again: {reason}", self.not_yet()),
                 State::Running => {}
             }
             tokio::select! {
@@ -87,27 +89,80 @@ impl SupervisedPod {
         Ok(())
     }
 
-    /// Starts a pod that was stopped or has ended. Returns false for one that runs.
+    fn not_yet(&self) -> &'static str {
+        if self.status.get().is_created { "is not created yet" } else { "is not stopped yet" }
+    }
+
+    /// Waits until it has been started after a [`halt`](Self::halt) for that.
+    ///
+    /// # Errors
+    /// It cannot be stopped, which is tried again, or it could not be started, or another client has stopped it.
+    pub async fn restarted(&self) -> anyhow::Result<()> {
+        let (mut states, mut halts) = (self.state.subscribe(), self.halts.subscribe());
+        loop {
+            match halts.borrow_and_update().as_ref().map(|halt| &halt.then) {
+                None => return Ok(()),
+                Some(Then::Start) => {}
+                Some(Then::Rest) => bail!("is stopped, as another client has requested"),
+                Some(Then::NotStarted(reason)) => bail!("is stopped, and was not started again: {reason}"),
+            }
+            match &*states.borrow_and_update() {
+                State::Waiting(reason) => bail!("{}, which is tried again: {reason}", self.not_yet()),
+                State::Down => bail!("it was removed"),
+                State::Running | State::Stopped | State::Ended(_) => {}
+            }
+            tokio::select! {
+                _ = states.changed() => {}
+                _ = halts.changed() => {}
+            }
+        }
+    }
+
+    /// Starts a pod that was stopped or has ended, and ends the delay of one that waits for its next try.
+    /// Returns false for one that runs.
     ///
     /// # Errors
     /// It is being removed, or the disk's error; nothing has changed then.
     pub async fn start_again(&self) -> anyhow::Result<bool> {
         // Containers that are being stopped can be started when they have ended.
         let _halting = loop {
-            self.halted().await?;
+            if !self.is_uncreated() {
+                self.halted().await?;
+            }
             let halting = self.halting.lock().await;
             if !self.is_resting() {
-                return Ok(false);
+                return Ok(self.end_delay());
             }
             ensure!(!self.stop.now().is_any(), "it is being removed");
-            if matches!(*self.state.borrow(), State::Stopped | State::Ended(_)) {
+            if self.is_uncreated() || matches!(*self.state.borrow(), State::Stopped | State::Ended(_)) {
                 break halting;
             }
         };
+        self.start_now().await?;
+        Ok(true)
+    }
+
+    /// The second half of a restart, when its containers have ended. Does nothing when a client has withdrawn it.
+    ///
+    /// # Errors
+    /// As of [`start_again`](Self::start_again).
+    pub(super) async fn start_to_restart(&self) -> anyhow::Result<()> {
+        let _halting = self.halting.lock().await;
+        if !self.is_restarting() || !self.is_resting() {
+            return Ok(());
+        }
+        ensure!(!self.stop.now().is_any(), "it is being removed");
+        self.start_now().await
+    }
+
+    /// Starts it. The caller holds the lock.
+    async fn start_now(&self) -> anyhow::Result<()> {
         change(&self.status, |status| {
             status.is_stopped = false;
+            status.is_restarting = false;
             status.is_created = false;
             status.is_resuming = true;
+            status.started_before.clear();
             status.ended = None;
             status.has_started = false;
             status.succeeded.clear();
@@ -116,26 +171,56 @@ impl SupervisedPod {
         .await?;
         for container in &self.pod.containers {
             self.conditions.change(&container.name, |condition| {
-                condition.is_started = false;
-                condition.is_ready = false;
+                *condition = Condition { restarts: condition.restarts, ..Condition::default() };
             });
         }
+        self.report().routine(STARTED);
         self.state.send_replace(State::Running);
         self.halts.send_replace(None);
-        Ok(true)
+        Ok(())
     }
 
-    /// As with docker, `--restart always` starts a stopped container when the server starts.
-    pub(super) async fn start_with_the_server(&self) {
-        let is_always = self.pod.annotations.get(OF_IMAGE).is_some_and(|policy| policy == ALWAYS);
-        let status = self.status.get();
-        if is_always
-            && status.is_stopped
-            && !status.is_created
-            && let Err(error) = self.start_again().await
-        {
-            self.report().emit(format_args!("it stays stopped: {error:#}"));
+    /// Whether its container could not be created so far: the next try starts it too.
+    fn is_uncreated(&self) -> bool {
+        self.status.get().is_created && matches!(*self.state.borrow(), State::Waiting(_))
+    }
+
+    /// Ends the delay before the next try of a pod or container. Returns false when there is none.
+    fn end_delay(&self) -> bool {
+        let is_pod = self.no_longer_waits();
+        if is_pod {
+            // Wakes its task.
+            self.halts.send_replace(None);
         }
+        self.conditions.end_delays() || is_pod
+    }
+
+    /// Returns false when it did not wait for its next try.
+    fn no_longer_waits(&self) -> bool {
+        self.state.send_if_modified(|state| {
+            let is_waiting = matches!(state, State::Waiting(_));
+            if is_waiting {
+                *state = State::Running;
+            }
+            is_waiting
+        })
+    }
+
+    /// Keeps a pod that has ended from being removed, until the attachment is dropped.
+    pub fn attach(&self) -> Attachment {
+        self.attached.send_modify(|count| *count += 1);
+        Attachment(self.attached.clone())
+    }
+
+    /// Requests its removal if it has ended or is stopped, and is not being started. Returns false otherwise.
+    pub(super) async fn go_down_if_at_rest(&self) -> bool {
+        let _halting = self.halting.lock().await;
+        let has_ended = matches!(*self.state.borrow(), State::Stopped | State::Ended(_));
+        let is_at_rest = has_ended && self.is_resting() && !self.is_restarting();
+        if is_at_rest {
+            self.go_down(false).await;
+        }
+        is_at_rest
     }
 
     pub(super) fn is_resting(&self) -> bool {
@@ -143,132 +228,84 @@ impl SupervisedPod {
         status.is_stopped || status.ended.is_some()
     }
 
-    /// Waits until a client starts it again, or it is taken down.
-    pub(super) async fn rest(&self) {
-        let mut halts = self.halts.subscribe();
-        loop {
-            {
-                let _halting = self.halting.lock().await;
-                if !self.is_resting() {
-                    return;
-                }
-                if self.status.get().ended.is_none() {
-                    self.state.send_replace(State::Stopped);
-                }
-            }
-            tokio::select! {
-                _ = halts.changed() => {}
-                _ = self.stop.wait_for(StopRequest::is_any) => return,
-            }
-        }
-    }
-
-    /// The stop requests of one attempt: those for the pod, and clients that stop it. They are passed on until
-    /// the tasks are dropped.
-    pub(super) fn requests(&self) -> (StopRequests, JoinSet<()>) {
-        let stop = StopRequests::new();
-        let mut passing = JoinSet::new();
-        passing.spawn(self.stop.clone().pass_on_to(stop.clone()));
-        passing.spawn(pass_on(self.halts.subscribe(), self.pod.grace, stop.clone()));
-        (stop, passing)
-    }
-
-    /// Stops the containers, or creates those that wait for their first start. The sandbox is kept, and with it
-    /// their files.
-    ///
-    /// # Errors
-    /// A container cannot be stopped or created.
-    pub(super) async fn stop_for_now(&self, run: &PodRun) -> anyhow::Result<()> {
-        if self.status.get().is_created {
-            self.create(run).await?;
-        } else {
-            ensure!(!matches!(run.find(), Found::Silent(_)), "its monitor does not answer");
-            let (stop, _passing) = self.requests();
-            stop_containers(&PodRun { stop, ..run.clone() }).await.context("it cannot be stopped")?;
-        }
-        let _halting = self.halting.lock().await;
-        // A client may have started it meanwhile.
-        if self.status.get().is_stopped {
-            self.state.send_replace(State::Stopped);
-        }
-        Ok(())
-    }
-
-    async fn create(&self, run: &PodRun) -> anyhow::Result<()> {
-        let outcome = pod_run::once(&PodRun { creates_only: true, ..run.clone() }).await?;
-        let code = outcome.code();
-        ensure!(code == 0 || self.stop.now().is_any(), "its container cannot be created");
-        Ok(())
-    }
-
-    /// Starts the containers that ended when the pod was stopped.
-    ///
-    /// # Errors
-    /// The runtime's error, or the disk's.
-    pub(super) async fn resume(&self, run: &PodRun) -> anyhow::Result<()> {
-        match run.find_intact().await {
-            // Very likely they run.
-            Found::Silent(_) => return Ok(()),
-            Found::Nothing | Found::Ended(_) => {}
-            Found::Ready(id) => {
-                for container in &self.pod.containers {
-                    start_with_its_files(&run.server, &id, &container.name).await?;
-                }
-            }
-        }
-        change(&self.status, |status| status.is_resuming = false).await
+    /// Whether it is to be started when its containers have ended.
+    pub(super) fn is_restarting(&self) -> bool {
+        self.halts.borrow().as_ref().is_some_and(|halt| halt.then == Then::Start)
     }
 }
 
-/// A second request of a client with a grace period of 0 kills.
-async fn pass_on(mut halts: watch::Receiver<Option<Halt>>, grace: u32, to: StopRequests) {
-    loop {
-        if let Some(halt) = *halts.borrow_and_update() {
-            match halt.grace {
-                Some(0) if to.now().is_any() => to.signal(HALTED),
-                own => to.stop_within(HALTED, own.unwrap_or(grace)),
-            }
-        }
-        if halts.changed().await.is_err() {
-            return;
-        }
-    }
-}
+/// A client that follows a pod to its end.
+pub struct Attachment(watch::Sender<usize>);
 
-async fn start_with_its_files(server: &Arc<Server>, pod: &str, name: &str) -> anyhow::Result<()> {
-    let Some(container) = container_find::newest(server, pod, name).await? else { return Ok(()) };
-    let container_id = container.id.clone();
-    match container.state() {
-        ContainerState::ContainerRunning => return Ok(()),
-        ContainerState::ContainerCreated => {}
-        ContainerState::ContainerExited | ContainerState::ContainerUnknown => {
-            let reset = ResetContainerRequest { container_id: container_id.clone() };
-            server.runtime.reset(Request::new(reset)).await.map_err(refused)?;
-        }
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
-    let start = StartContainerRequest { container_id };
-    server.runtime.start_container(Request::new(start)).await.map_err(refused)?;
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::super::record::PodRecord;
     use super::*;
 
+    fn pod(folder: &std::path::Path) -> SupervisedPod {
+        let record = PodRecord {
+            uid: "uid".into(),
+            objects: Vec::new(),
+            document: json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "web"},
+                "spec": {"containers": [{"name": "web", "image": "busybox"}]},
+            }),
+            source: "a test".into(),
+            is_created: false,
+        };
+        record.write(folder).unwrap();
+        SupervisedPod::new(&record, folder, &mut BTreeMap::new()).unwrap()
+    }
+
+    fn request(then: Then) -> Halt {
+        Halt { grace: None, then }
+    }
+
     #[tokio::test]
-    async fn a_stop_has_its_grace_period_and_a_second_one_without_any_kills() {
-        let halts = watch::Sender::new(Some(Halt { grace: Some(30) }));
-        let to = StopRequests::new();
-        let passing = tokio::spawn(pass_on(halts.subscribe(), 10, to.clone()));
-        assert_eq!(to.wait_for(StopRequest::is_any).await, StopRequest::Stop { code: HALTED });
-        assert_eq!(to.grace(), Some(30));
-        halts.send_replace(Some(Halt { grace: Some(0) }));
-        assert!(to.wait_for(StopRequest::is_kill).await.is_kill());
-        drop(halts);
-        passing.await.unwrap();
-        let (halts, to) = (watch::Sender::new(Some(Halt::default())), StopRequests::new());
-        let _passing = tokio::spawn(pass_on(halts.subscribe(), 10, to.clone()));
-        to.wait_for(StopRequest::is_any).await;
-        assert_eq!(to.grace(), Some(10), "that of the pod");
+    async fn a_stop_ends_the_pending_restart_of_a_pod_that_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = pod(dir.path());
+        change(&pod.status, |status| status.ended = Some(0)).await.unwrap();
+        pod.state.send_replace(State::Ended(0));
+        pod.halt(request(Then::Start)).await.unwrap();
+        assert!(pod.is_restarting() && pod.status.get().is_restarting);
+        pod.halt(request(Then::Rest)).await.unwrap();
+        let status = pod.status.get();
+        assert!(!pod.is_restarting() && !status.is_restarting && !status.is_stopped);
+        assert!(pod.restarted().await.unwrap_err().to_string().contains("another client"));
+        pod.start_to_restart().await.unwrap();
+        assert_eq!(pod.status.get().ended, Some(0), "it is not started");
+        pod.halt(request(Then::Start)).await.unwrap();
+        pod.start_to_restart().await.unwrap();
+        assert_eq!((pod.status.get().ended, &*pod.state.borrow()), (None, &State::Running));
+        pod.restarted().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_a_pod_at_rest_is_removed_as_unused() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = pod(dir.path());
+        assert!(!pod.go_down_if_at_rest().await, "it runs");
+        pod.halt(request(Then::Rest)).await.unwrap();
+        assert!(!pod.go_down_if_at_rest().await, "its containers end");
+        pod.state.send_replace(State::Stopped);
+        pod.halt(request(Then::Start)).await.unwrap();
+        assert!(!pod.go_down_if_at_rest().await, "it is being started again");
+        pod.halt(request(Then::Rest)).await.unwrap();
+        assert!(!pod.stop.now().is_any());
+        assert!(pod.go_down_if_at_rest().await && pod.stop.now().is_any());
+        assert!(pod.status.get().is_going_down);
     }
 }

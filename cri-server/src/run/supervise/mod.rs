@@ -13,6 +13,8 @@ mod events;
 mod halt;
 mod pod;
 pub mod record;
+mod rest;
+mod resume;
 mod service;
 mod supervision;
 mod unreadable;
@@ -27,7 +29,9 @@ use crisp_operation::clock;
 use crisp_runtime_service::journal::{Action, Entry, Kind};
 use serde_json::Value;
 
+use super::container_find;
 use super::manifest::{Manifests, Objects, Pod, PodDocument, used};
+use super::pod_start::Found;
 use crate::server::{Server, layout};
 pub use pod::{State, SupervisedPod};
 use record::PodRecord;
@@ -133,7 +137,8 @@ impl Supervisor {
         }
     }
 
-    /// Records a pod, and runs it unless it is only to be created. Returns None when the same pod with the same document already exists.
+    /// Records a pod, and runs it unless it is only to be created. Returns None when the same pod with the same
+    /// document already exists.
     ///
     /// # Errors
     /// Another pod has the name, or the record cannot be written; nothing is started then.
@@ -165,6 +170,15 @@ impl Supervisor {
         };
         let (record, status) = tokio::task::spawn_blocking(write).await??;
         Ok(Some(self.start(SupervisedPod::with_objects(&record, new.pod, Arc::clone(objects), status))))
+    }
+
+    /// The newest container of a pod of one container.
+    pub async fn container_of(&self, pod: &SupervisedPod) -> Option<String> {
+        let found = pod.to_run(&self.server, &self.root).find();
+        let (Found::Ready(id) | Found::Silent(id) | Found::Ended(id)) = found else { return None };
+        let name = &pod.pod.containers.first()?.name;
+        let newest = container_find::newest(&self.server, &id, name).await.ok()??;
+        Some(newest.id)
     }
 
     /// Whether the same pod already exists.

@@ -1,8 +1,8 @@
 //! One pod that the server supervises.
 //!
 //! ```text
-//!            .--> Running --(ends by itself)--> Ended ---.
-//!  record ---+       |  ^  '--(a client stops it)--> Stopped --(a client starts it)--> Running
+//!            .--> Running --(ends by itself)--> Ended --(a client starts it)--> Running
+//!  record ---+       |  ^  '--(a client stops it)--> Stopped --(starts it, at once for a restart)--> Running
 //!            |  fails|  |back-off
 //!            '-------+--'                               (taken down: at any time, from every state)
 //! ```
@@ -12,13 +12,13 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use crisp_operation::StatusCell;
 use serde_json::Value;
 use tokio::sync::watch;
 
 use super::super::context::Conditions;
+use super::super::image::{ALWAYS, OF_IMAGE};
 use super::super::manifest::{Objects, Pod};
 use super::super::pod_run::PodRun;
 use super::super::report::{Journal, Report};
@@ -42,11 +42,23 @@ pub enum State {
     Down,
 }
 
-/// The request of a client that the containers end, until a client starts them again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// The request of a client that the containers end.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Halt {
     /// Seconds between the stop signal and the kill; without it those of the pod.
     pub grace: Option<u32>,
+    pub then: Then,
+}
+
+/// The step after the containers have ended at the request of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Then {
+    /// They wait until a client starts them.
+    Rest,
+    /// They are started.
+    Start,
+    /// They were to be started and could not, for this reason.
+    NotStarted(String),
 }
 
 /// A pod and the data for its supervision.
@@ -64,8 +76,8 @@ pub struct SupervisedPod {
     pub(super) halts: watch::Sender<Option<Halt>>,
     /// Keeps the status and `halts` equal when two clients stop and start it.
     pub(super) halting: tokio::sync::Mutex<()>,
-    /// A client stops it to start it again.
-    pub(super) is_restarting: AtomicBool,
+    /// Clients that follow its end: it is not removed before they have seen it.
+    pub(super) attached: watch::Sender<usize>,
     objects: Arc<Objects>,
     /// Digest of its documents, which may be large and are on disk.
     digest: u64,
@@ -101,21 +113,16 @@ impl SupervisedPod {
         if status.get().is_going_down {
             stop.stop_with(TAKEN_DOWN);
         }
-        let is_stopped = status.get().is_stopped;
-        let state = match status.get().ended {
-            Some(code) => State::Ended(code),
-            // Its container may still have to be created.
-            None if is_stopped && !status.get().is_created => State::Stopped,
-            None => State::Running,
-        };
+        // Also one that was stopped: its container may still have to be created, or to end.
+        let state = status.get().ended.map_or(State::Running, State::Ended);
         Self {
             journal: Arc::new(Journal::new(pod.name.clone())),
             stop,
             conditions: Conditions::new(),
             state: watch::Sender::new(state),
-            halts: watch::Sender::new(is_stopped.then(Halt::default)),
+            halts: watch::Sender::new(recorded_halt(&pod, &status.get())),
             halting: tokio::sync::Mutex::default(),
-            is_restarting: AtomicBool::new(false),
+            attached: watch::Sender::new(0),
             status,
             objects,
             digest: digest(record.documents()),
@@ -169,6 +176,15 @@ impl SupervisedPod {
             creates_only: false,
         }
     }
+}
+
+/// The halt that an earlier server was asked for. As with docker, `--restart always` starts a stopped container
+/// when the server starts.
+fn recorded_halt(pod: &Pod, status: &RunStatus) -> Option<Halt> {
+    let is_always = pod.annotations.get(OF_IMAGE).is_some_and(|policy| policy == ALWAYS);
+    let is_started = status.is_restarting || (is_always && !status.is_created);
+    let then = if is_started { Then::Start } else { Then::Rest };
+    status.is_stopped.then_some(Halt { grace: status.stop_grace, then })
 }
 
 fn digest<'a>(documents: impl IntoIterator<Item = &'a Value>) -> u64 {

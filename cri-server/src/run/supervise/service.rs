@@ -5,16 +5,20 @@ use std::sync::Arc;
 
 use crisp_proto::crisp::v1::standalone_server::Standalone;
 use crisp_proto::crisp::v1::{
-    ListStandaloneRequest, ListStandaloneResponse, RunManifestsRequest, StandaloneEvent, StandalonePod,
-    StartStandaloneRequest, StopStandaloneRequest, TakeDownRequest,
+    CreateStandaloneRequest, ListStandaloneRequest, ListStandaloneResponse, RunManifestsRequest,
+    StandaloneCheck, StandaloneEvent, StandaloneHealth, StandalonePod, StartStandaloneRequest,
+    StopStandaloneRequest, TakeDownRequest,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::super::health_status::{Check, Health};
 use super::super::image::OF_IMAGE;
-use super::super::manifest;
-use super::events::{Sender, follow_new, halt, send_line, start, take_down};
+use super::super::manifest::{self, Manifests, PodDocument};
+use super::events::{
+    Sender, follow_new, halt, restart, send_line, start, stay_attached, take_down, take_down_at_rest,
+};
 use super::pod::{State, SupervisedPod};
 use super::{NamedPod, Supervisor};
 
@@ -29,49 +33,29 @@ const WAITING: usize = 64;
 #[tonic::async_trait]
 impl Standalone for StandaloneService {
     type RunManifestsStream = Events;
+    type CreateStream = Events;
     type TakeDownStream = Events;
     type StopStream = Events;
     type StartStream = Events;
     type RestartStream = Events;
 
     async fn run_manifests(&self, request: Request<RunManifestsRequest>) -> Result<Response<Events>, Status> {
-        if let Some(pod) = self.0.pod_of_a_kubelet() {
-            let why = format!(
-                "a kubelet uses this server (pod {pod} is of one), and removes every pod that it does not know: run manifests with `crisp run`, or under a second `crisp serve` with --listen, --root, --state and --bridge-name of its own"
-            );
-            return Err(Status::failed_precondition(why));
-        }
         let RunManifestsRequest { source, documents, replace, create_only } = request.into_inner();
-        let documents = documents.iter().map(|text| serde_json::from_str(text)).collect::<Result<_, _>>();
-        let documents = documents.map_err(|error| Status::invalid_argument(format!("documents: {error}")))?;
-        let manifests = manifest::from_documents(&source, documents)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let is_of_image = |new: &manifest::PodDocument| new.pod.annotations.contains_key(OF_IMAGE);
-        if create_only && !manifests.pods.iter().all(is_of_image) {
-            return Err(Status::invalid_argument("create_only: a pod of a manifest cannot be started later"));
+        if create_only {
+            return self.create(Request::new(CreateStandaloneRequest { source, documents, replace })).await;
         }
-        let supervisor = self.0.clone();
-        let (sender, receiver) = mpsc::channel(WAITING);
-        // Continues when the client has gone: a pod that was requested is run.
-        tokio::spawn(async move {
-            if replace {
-                take_down(supervisor.same_names(&manifests), false, &sender).await;
-            }
-            let objects = Arc::new(manifests.objects);
-            let mut following = Vec::new();
-            for new in manifests.pods {
-                let name = new.pod.name.clone();
-                match supervisor.add(&source, new, &manifests.others, &objects, create_only).await {
-                    Ok(Some(pod)) => following.push(tokio::spawn(follow_new(pod, sender.clone()))),
-                    Ok(None) => send_line(&sender, &name, "is there already, unchanged", false).await,
-                    Err(error) => send_line(&sender, &name, &format!("{error:#}"), true).await,
-                }
-            }
-            for task in following {
-                let _ = task.await;
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        let manifests = self.manifests(&source, &documents)?;
+        Ok(self.add(source, manifests, replace, false))
+    }
+
+    async fn create(&self, request: Request<CreateStandaloneRequest>) -> Result<Response<Events>, Status> {
+        let CreateStandaloneRequest { source, documents, replace } = request.into_inner();
+        let manifests = self.manifests(&source, &documents)?;
+        let is_of_image = |new: &PodDocument| new.pod.annotations.contains_key(OF_IMAGE);
+        if !manifests.pods.iter().all(is_of_image) {
+            return Err(Status::invalid_argument("a pod of a manifest cannot be created for a later start"));
+        }
+        Ok(self.add(source, manifests, replace, true))
     }
 
     async fn list_standalone(
@@ -91,7 +75,7 @@ impl Standalone for StandaloneService {
     }
 
     async fn take_down(&self, request: Request<TakeDownRequest>) -> Result<Response<Events>, Status> {
-        let TakeDownRequest { names, kill } = request.into_inner();
+        let TakeDownRequest { names, kill, at_rest_only } = request.into_inner();
         let (sender, receiver) = mpsc::channel(WAITING);
         let supervisor = self.0.clone();
         tokio::spawn(async move {
@@ -102,6 +86,9 @@ impl Standalone for StandaloneService {
                     Ok(NamedPod::Unreadable(pod)) => drop(unreadable.insert(pod.uid.clone(), pod)),
                     Err(error) => send_line(&sender, &name, &error.to_string(), true).await,
                 }
+            }
+            if at_rest_only {
+                return take_down_at_rest(pods.into_values().collect(), &sender).await;
             }
             for pod in unreadable.into_values() {
                 match supervisor.take_down_unreadable(&pod).await {
@@ -117,30 +104,72 @@ impl Standalone for StandaloneService {
     async fn stop(&self, request: Request<StopStandaloneRequest>) -> Result<Response<Events>, Status> {
         let StopStandaloneRequest { name, timeout } = request.into_inner();
         let pod = self.image_run(&name)?;
-        Ok(events(|sender| async move {
-            let _ = halt(&pod, timeout, &sender).await;
-        }))
+        Ok(events(|sender| async move { halt(&pod, timeout, &sender).await }))
     }
 
     async fn start(&self, request: Request<StartStandaloneRequest>) -> Result<Response<Events>, Status> {
-        let pod = self.image_run(&request.into_inner().name)?;
-        Ok(events(|sender| async move { start(&pod, &sender).await }))
+        let StartStandaloneRequest { name, attach } = request.into_inner();
+        let pod = self.image_run(&name)?;
+        let supervisor = self.0.clone();
+        Ok(events(|sender| async move {
+            let _attachment = attach.then(|| pod.attach());
+            start(&pod, &sender).await;
+            if attach && let Some(id) = supervisor.container_of(&pod).await {
+                stay_attached(&pod.pod.name, id, &sender).await;
+            }
+        }))
     }
 
     async fn restart(&self, request: Request<StopStandaloneRequest>) -> Result<Response<Events>, Status> {
         let StopStandaloneRequest { name, timeout } = request.into_inner();
         let pod = self.image_run(&name)?;
-        Ok(events(|sender| async move {
-            pod.restarts(true);
-            if halt(&pod, timeout, &sender).await {
-                start(&pod, &sender).await;
-            }
-            pod.restarts(false);
-        }))
+        Ok(events(|sender| async move { restart(&pod, timeout, &sender).await }))
     }
 }
 
 impl StandaloneService {
+    fn manifests(&self, source: &str, documents: &[String]) -> Result<Manifests, Status> {
+        if let Some(pod) = self.0.pod_of_a_kubelet() {
+            let why = format!(
+                "a kubelet uses this server (pod {pod} is of one), and removes every pod that it does not know: run manifests with `crisp run`, or under a second `crisp serve` with --listen, --root, --state and --bridge-name of its own"
+            );
+            return Err(Status::failed_precondition(why));
+        }
+        let documents = documents.iter().map(|text| serde_json::from_str(text)).collect::<Result<_, _>>();
+        let documents = documents.map_err(|error| Status::invalid_argument(format!("documents: {error}")))?;
+        manifest::from_documents(source, documents)
+            .map_err(|error| Status::invalid_argument(error.to_string()))
+    }
+
+    /// Adds the pods. Goes on when the client has gone: a pod that was requested is run.
+    fn add(
+        &self,
+        source: String,
+        manifests: Manifests,
+        replace: bool,
+        create_only: bool,
+    ) -> Response<Events> {
+        let supervisor = self.0.clone();
+        events(|sender| async move {
+            if replace {
+                take_down(supervisor.same_names(&manifests), false, &sender).await;
+            }
+            let objects = Arc::new(manifests.objects);
+            let mut following = Vec::new();
+            for new in manifests.pods {
+                let name = new.pod.name.clone();
+                match supervisor.add(&source, new, &manifests.others, &objects, create_only).await {
+                    Ok(Some(pod)) => following.push(tokio::spawn(follow_new(pod, sender.clone()))),
+                    Ok(None) => send_line(&sender, &name, "is there already, unchanged", false).await,
+                    Err(error) => send_line(&sender, &name, &format!("{error:#}"), true).await,
+                }
+            }
+            for task in following {
+                let _ = task.await;
+            }
+        })
+    }
+
     /// The pod of a `crisp run IMAGE`.
     fn image_run(&self, name: &str) -> Result<Arc<SupervisedPod>, Status> {
         match self.0.find(name) {
@@ -162,6 +191,7 @@ fn events<F: Future<Output = ()> + Send + 'static>(work: impl FnOnce(Sender) -> 
 
 fn to_proto(pod: &SupervisedPod) -> StandalonePod {
     let conditions = pod.conditions.all();
+    let is_of_image = pod.pod.annotations.contains_key(OF_IMAGE);
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let (state, exit_code) = match &*pod.state.borrow() {
         State::Running => ("Running", 0),
@@ -181,5 +211,23 @@ fn to_proto(pod: &SupervisedPod) -> StandalonePod {
         ready: count(conditions.values().filter(|condition| condition.is_ready).count()),
         restarts: conditions.values().map(|condition| condition.restarts).sum(),
         exit_code: exit_code.into(),
+        health: conditions
+            .into_values()
+            .find_map(|condition| condition.health)
+            .filter(|_| is_of_image)
+            .map(health),
+    }
+}
+
+fn health(health: Health) -> StandaloneHealth {
+    let check = |check: Check| StandaloneCheck {
+        began_at: check.began_at,
+        ended_at: check.ended_at,
+        failure: check.failure,
+    };
+    StandaloneHealth {
+        status: health.status.word().to_owned(),
+        failing_streak: health.failing_streak,
+        checks: health.checks.into_iter().map(check).collect(),
     }
 }

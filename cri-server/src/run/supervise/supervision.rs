@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  attempt --> ended: recorded --> sandbox stopped --> stays, until it is removed or started again
-//!     ^    --> stopped by a client (halt.rs): stays likewise
+//!     ^    --> stopped by a client (rest.rs): stays likewise
 //!     ^    --> lost, or an error --> back-off --.
 //!     |    --> failed, of a Job: counted --> removed --.
 //!     '------------------------------------------------'
@@ -11,12 +11,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use super::super::image::REMOVE;
 use super::super::manifest::RestartPolicy;
 use super::super::pod_end;
 use super::super::pod_run::{self, Outcome, PodRun};
@@ -42,10 +40,8 @@ impl SupervisedPod {
     /// Runs the pod, again by its policy or after a failure, until it is removed.
     pub async fn supervise(self: Arc<Self>, server: Arc<Server>, root: PathBuf) {
         let run = self.to_run(&server, &root);
-        self.start_with_the_server().await;
         while !self.stop.now().is_any() {
             self.run_to_its_end(&run).await;
-            self.go_down_if_over().await;
             self.rest().await;
         }
         let mut back_off = BackOff::default();
@@ -58,16 +54,6 @@ impl SupervisedPod {
         self.state.send_replace(State::Down);
     }
 
-    /// As `--rm` says. A restart is no end.
-    async fn go_down_if_over(&self) {
-        let _halting = self.halting.lock().await;
-        let is_over = self.is_resting() && !self.status.get().is_created;
-        let is_restarting = self.is_restarting.load(Ordering::Relaxed);
-        if is_over && !is_restarting && self.pod.annotations.contains_key(REMOVE) {
-            self.go_down(false).await;
-        }
-    }
-
     async fn run_to_its_end(&self, run: &PodRun) {
         let mut back_off = BackOff::default();
         while !self.stop.now().is_any() {
@@ -76,6 +62,8 @@ impl SupervisedPod {
             let reason = match self.attempt(run).await {
                 _ if self.stop.now().is_any() => return,
                 Ok(Next::Over) => return,
+                // It has ended and cannot be stopped, which need not be: it is started.
+                Err(_) if self.status.get().ended.is_some() && self.is_restarting() => return,
                 Ok(Next::Again(reason)) => reason,
                 Err(error) => format!("{error:#}"),
             };
