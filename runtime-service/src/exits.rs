@@ -145,6 +145,8 @@ fn clean(
         let operation = service.operation("clean_up_exit", container.id());
         let deadline = CLEAN + container_hooks::poststop_limit(&container).unwrap_or_default();
         let work = move |steps: &Steps| {
+            // Held until the work has ended, also where it outlives its deadline.
+            let _cleaning = cleaning;
             close_files(&container);
             steps.step("cgroup", || container_cgroup::remove(&service, &container))?;
             steps.step("poststop hooks", || container_hooks::run_poststop(&container))
@@ -153,7 +155,6 @@ fn clean(
         if let Err(error) = operation.finish(result).await {
             tracing::warn!(%error, "the container's removal tries again");
         }
-        drop(cleaning);
     });
 }
 

@@ -96,8 +96,12 @@ async fn start_once(
             // Before the failure becomes visible: what comes after it waits for the hooks. If another has it, that is
             // the clean-up of this start.
             let cleaning = container.cleaning.clone().try_lock_owned().ok();
+            // While a step still runs, its process may too: a later operation runs the hooks.
+            let is_undone = failure.pending.is_none();
             let failure = note_failure(service, container, failure);
-            container_hooks::run_poststop_in_background(container, cleaning);
+            if is_undone {
+                container_hooks::run_poststop_in_background(container, cleaning);
+            }
             Err(failure.into())
         }
     }

@@ -54,14 +54,21 @@ pub(super) fn open_in_folder(path: &Path) -> Result<OwnedFd, Cause> {
 /// server: false also where it would have to.
 pub(super) fn is_still_at(log: &OwnedFd, path: &Path) -> bool {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let now = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED);
+    let now = open_in_cache(path, flags);
     now.and_then(|now| Ok(identity(&now)? == identity(log)?)).unwrap_or(false)
 }
 
 /// Whether it is a folder, as far as the kernel knows without reading from a disk or asking a file server.
 pub(super) fn is_folder_in_cache(path: &Path) -> bool {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).is_ok()
+    open_in_cache(path, flags).is_ok()
+}
+
+/// A mount or a rename elsewhere interrupts the kernel's look-up; with this flag it does not begin anew by itself.
+fn open_in_cache(path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    const TRIES: usize = 5;
+    let open = || openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED);
+    (1..TRIES).map(|_| open()).find(|opened| !matches!(opened, Err(Errno::AGAIN))).unwrap_or_else(open)
 }
 
 fn identity(file: &OwnedFd) -> Result<(u32, u32, u64), Errno> {

@@ -211,6 +211,10 @@ async fn a_hook_of_the_image_finds_nothing_of_the_runtime_in_the_process_that_wa
     security(&mut config).capabilities =
         Some(proto::Capability { add_capabilities: vec!["SYS_PTRACE".into()], ..Default::default() });
     security(&mut config).seccomp = Some(proto::SecurityProfile::default());
+    // The default profile does not even let it look there.
+    let unconfined = proto::security_profile::ProfileType::Unconfined.into();
+    security(&mut config).apparmor =
+        Some(proto::SecurityProfile { profile_type: unconfined, ..Default::default() });
     let id = lab.run(&pod, config).await;
     let files = lab.sh(&id, "cat /tmp/files").await;
     let files: Vec<&str> = files.lines().filter_map(|line| line.split(" -> ").nth(1)).collect();
