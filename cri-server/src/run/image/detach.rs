@@ -51,7 +51,7 @@ pub async fn detach(
     let mut standalone = detached::connect(&address).await?;
     let mut client = Client::connect(&address).await?;
     if let Some(word) = network::joined_mut(&mut run.options) {
-        *word = network::resolve(&Names::load(&mut client).await?, word)?;
+        *word = resolve(&Names::load(&mut client).await?, word)?;
     }
     let exposed = get_image(&mut client, &run.image, &run.options).await?;
     for image in run.options.mount.iter().filter_map(MountOption::image) {
@@ -96,6 +96,18 @@ fn unknown(start: Start, status: Status) -> anyhow::Error {
         );
     }
     detached::unknown(status)
+}
+
+/// The value of --network with the name of the pod and of its namespace, by which the server finds it at each
+/// start.
+fn resolve(names: &Names, word: &str) -> anyhow::Result<String> {
+    let pod = match word.strip_prefix(network::CONTAINER).map(|name| (name, names.container(name))) {
+        Some((_, Ok(container))) => names.pod(&container.pod_sandbox_id)?,
+        Some((name, Err(error))) => names.pod(name).map_err(|_| error)?,
+        None => names.pod(word.trim_start_matches(network::POD))?,
+    };
+    let metadata = pod.metadata.clone().unwrap_or_default();
+    Ok(format!("{}{}/{}", network::POD, metadata.namespace, metadata.name))
 }
 
 /// Pulls the image by its policy, with the logins of this user. Returns the ports that it exposes.

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use super::super::manifest::NETWORK_OF;
 use super::Wanted;
 use super::options::Options;
-use crate::cli::names::Names;
 
 /// Key and value. None for the usual network, and for the host's.
 pub(super) fn annotation(wanted: &Wanted<'_>) -> anyhow::Result<Option<(&'static str, String)>> {
@@ -23,8 +22,8 @@ pub(super) fn annotation(wanted: &Wanted<'_>) -> anyhow::Result<Option<(&'static
 
 /// Values of --network that are not a network of `crisp network`.
 pub(super) const HOST: &str = "host";
-const CONTAINER: &str = "container:";
-const POD: &str = "pod:";
+pub(super) const CONTAINER: &str = "container:";
+pub(super) const POD: &str = "pod:";
 const NONE: &str = "none";
 const USUAL: [&str; 5] = ["default", "bridge", "auto", "cni", "built-in"];
 
@@ -82,17 +81,6 @@ fn joined(options: &Options) -> Option<&str> {
 pub(super) fn joined_mut(options: &mut Options) -> Option<&mut String> {
     let joins = |word: &&mut String| word.starts_with(CONTAINER) || word.starts_with(POD);
     options.network.iter_mut().find(joins)
-}
-
-/// The same with the name of the pod and of its namespace, by which the server finds it at each start.
-pub(super) fn resolve(names: &Names, word: &str) -> anyhow::Result<String> {
-    let pod = match word.strip_prefix(CONTAINER).map(|name| (name, names.container(name))) {
-        Some((_, Ok(container))) => names.pod(&container.pod_sandbox_id)?,
-        Some((name, Err(error))) => names.pod(name).map_err(|_| error)?,
-        None => names.pod(word.trim_start_matches(POD))?,
-    };
-    let metadata = pod.metadata.clone().unwrap_or_default();
-    Ok(format!("{POD}{}/{}", metadata.namespace, metadata.name))
 }
 
 fn check_joined(wanted: &Wanted<'_>) -> anyhow::Result<()> {
