@@ -59,8 +59,7 @@ for _ in 1 2 3 4 5; do
   sleep 1
 done
 if [ "$before" != "$after" ]; then
-  echo "left behind by the tests (+) or taken from the machine (-):"
-  diff <(echo "$before") <(echo "$after") | sed -n 's/^>/+/p; s/^</-/p'
+  diff <(echo "$before") <(echo "$after") | sed -n 's/^>/LEFT BEHIND BY THE TESTS:/p; s/^</TAKEN FROM THE MACHINE:/p'
   exit 1
 fi
 exit "$status"

@@ -18,7 +18,7 @@ pub fn find(machine: &Machine, ids: &[String]) -> Vec<String> {
     found
 }
 
-/// Ends the processes that a failed test has left.
+/// Ends the processes that a failed test has left, and removes what they had.
 pub fn clean(machine: &Machine) {
     let ids = pod_ids(machine);
     for pid in monitors(machine) {
@@ -30,10 +30,12 @@ pub fn clean(machine: &Machine) {
         }
     }
     remove_cgroups(&ids);
+    remove_empty_parents();
     let _ = Command::new("ip")
         .args(["link", "delete", machine.bridge()])
         .stderr(std::process::Stdio::null())
         .status();
+    unmount_below(machine.folder());
     for table in tables(machine) {
         let mut words = table.split_whitespace().skip(1);
         if let (Some(family), Some(name)) = (words.next(), words.next()) {
@@ -65,6 +67,15 @@ pub(crate) fn remove_cgroups(ids: &[String]) {
         if emptied == 0 {
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
+    }
+}
+
+/// Removes the cgroup that servers make for pods without a parent of their own, where it is empty.
+fn remove_empty_parents() {
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    let parents = hierarchies.map(|entry| entry.path().join("crisp"));
+    for parent in parents.chain(["/sys/fs/cgroup/crisp".into()]) {
+        let _ = std::fs::remove_dir(parent);
     }
 }
 

@@ -49,7 +49,7 @@ async fn a_forward_outlives_any_number_of_connections_that_break() -> Result<()>
     let (mut forward, ports) = forwards(&lab, &pod, &["0:8080", "0:8081"])?;
     let (endless, echo) = (ports[0], ports[1]);
     for _ in 0..600 {
-        connect(endless)?.read_exact(&mut [0; 2])?;
+        answered(endless, b"", &mut [0; 2])?;
     }
     let mut socket = connect(echo)?;
     socket.write_all(b"hello")?;
@@ -63,13 +63,13 @@ async fn a_forward_outlives_any_number_of_connections_that_break() -> Result<()>
     lab.close().await
 }
 
-/// Connects and waits until the echo in the pod has responded. Its nc has a queue of two: when many clients
-/// connect at once on a busy machine, some are refused.
-fn served(port: u16) -> std::io::Result<TcpStream> {
+/// Connects, sends `request`, and waits for the response. The pod's nc has a queue of two: when clients connect
+/// faster than a busy machine lets it accept, some are refused.
+fn answered(port: u16, request: &[u8], response: &mut [u8]) -> std::io::Result<TcpStream> {
     let mut tries = 0;
     loop {
         let mut socket = connect(port).map_err(std::io::Error::other)?;
-        match socket.write_all(b"?").and_then(|()| socket.read_exact(&mut [0])) {
+        match socket.write_all(request).and_then(|()| socket.read_exact(response)) {
             Ok(()) => return Ok(socket),
             Err(error) if tries == 20 => return Err(error),
             Err(_) => tries += 1,
@@ -90,7 +90,7 @@ async fn many_clients_of_a_database_share_a_forward_though_some_break() -> Resul
     let port = ports[0];
     let client = move |number: usize| -> std::io::Result<()> {
         for round in 0..10 {
-            let mut socket = served(port)?;
+            let mut socket = answered(port, b"?", &mut [0])?;
             for query in 0..50 {
                 let text = format!("{number}-{round}-{query};{}", "x".repeat(query * 37));
                 socket.write_all(text.as_bytes())?;

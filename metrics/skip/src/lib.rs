@@ -1,4 +1,4 @@
-//! The one way to skip a test.
+//! The one way to skip a test, and to leave nothing behind when one fails ([`Cleanup`]).
 //!
 //! A skip prints `SKIPPED: test: reason` past the capture of the test's output; the gate counts those
 //! lines. There are two kinds:
@@ -20,10 +20,14 @@
 //! # assert!(test().is_some() || !crisp_skip::is_root());
 //! ```
 
+mod cleanup;
+
 use std::fmt::{self, Display, Formatter};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+
+pub use cleanup::Cleanup;
 
 /// Set to `1` by a script that has installed all packages that the tests need.
 pub const COMPLETE: &str = "CRISP_TESTS_COMPLETE";

@@ -15,6 +15,7 @@ use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
 use crisp_sandbox::spawn::MonitorBinary;
 use crisp_sandbox::systemd::Systemd;
 use crisp_sandbox::{Pods, SandboxConfig};
+use crisp_skip::Cleanup;
 use crisp_streaming::{StreamConfig, StreamServer};
 use tonic::{Request, Status};
 
@@ -23,6 +24,8 @@ pub const IMAGE: &str = "registry.test/lab:1";
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 pub struct Lab {
+    /// Before the folder, whose files the processes have.
+    cleanup: Cleanup,
     pub dir: tempfile::TempDir,
     pub service: RuntimeService,
     pub metrics: Metrics,
@@ -42,6 +45,7 @@ fn monitor() -> Option<Vec<u8>> {
 
 /// The folders of a server that is no more.
 pub struct Left {
+    cleanup: Cleanup,
     dir: tempfile::TempDir,
     number: u32,
 }
@@ -49,7 +53,7 @@ pub struct Left {
 impl Left {
     pub async fn open(self) -> Lab {
         let (service, metrics, images) = open(self.dir.path(), self.number, false).await;
-        Lab { dir: self.dir, service, metrics, images, number: self.number }
+        Lab { cleanup: self.cleanup, dir: self.dir, service, metrics, images, number: self.number }
     }
 }
 
@@ -67,13 +71,14 @@ impl Lab {
         // Programs of any user go through here on their way to the layers.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
         let number = NEXT.fetch_add(1, Ordering::SeqCst);
+        let cleanup = Cleanup::new(cgroup(number), Some(bridge(number)));
         let (service, metrics, images) = open(dir.path(), number, true).await;
-        Self { dir, service, metrics, images, number }
+        Self { cleanup, dir, service, metrics, images, number }
     }
 
     /// The state that the next server finds. This one must be gone with its whole runtime, as after SIGKILL.
     pub fn leave(self) -> Left {
-        Left { dir: self.dir, number: self.number }
+        Left { cleanup: self.cleanup, dir: self.dir, number: self.number }
     }
 
     pub fn logs(&self) -> PathBuf {
@@ -150,7 +155,7 @@ impl Lab {
     }
 
     pub fn remove_cgroups(&self) {
-        let name = self.cgroup();
+        let name = cgroup(self.number);
         if uses_systemd() {
             // The scopes went with their processes; slices stay until they are stopped.
             let slice = format!("{name}.slice");
@@ -161,12 +166,8 @@ impl Lab {
         Cgroups::detect().unwrap().remove(&parent).ok();
     }
 
-    fn cgroup(&self) -> String {
-        format!("crisp-lab-{}-{}", std::process::id(), self.number)
-    }
-
     fn cgroup_parent(&self, pod: &str) -> String {
-        let name = self.cgroup();
+        let name = cgroup(self.number);
         if uses_systemd() { format!("{name}-{pod}.slice") } else { format!("/{name}/{pod}") }
     }
 
@@ -247,6 +248,15 @@ impl Lab {
     }
 }
 
+/// The cgroup that has those of all pods.
+fn cgroup(number: u32) -> String {
+    format!("crisp-lab-{}-{number}", std::process::id())
+}
+
+fn bridge(number: u32) -> String {
+    format!("lab{number}")
+}
+
 /// `sh -c line`, logging to `name`.log.
 pub fn shell(name: &str, line: &str) -> proto::ContainerConfig {
     proto::ContainerConfig {
@@ -284,7 +294,7 @@ async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics,
         kind: NetworkKind::BuiltIn,
         cni_conf_dir: "/nonexistent".into(),
         cni_bin_dirs: vec![],
-        bridge_name: format!("lab{number}"),
+        bridge_name: bridge(number),
         state_dir: dir.join("run/network"),
         root_dir: root.join("network"),
         ..Default::default()

@@ -1,7 +1,10 @@
 //! The server may die.
 
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
 use crisp_proto::runtime::v1 as proto;
-use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Runtime;
 
 use crate::lab::{Lab, lab, shell};
@@ -32,6 +35,32 @@ pub(crate) fn while_no_server_runs<T>(
     });
 }
 
+/// A running container that ends when the test says so: while no server runs, however slow the machine is.
+struct Endable {
+    pid: Pid,
+    /// The monitor's record of the exit.
+    exit: PathBuf,
+}
+
+impl Endable {
+    async fn of(lab: &Lab, pod: &str, id: &str) -> Self {
+        let pid = i32::try_from(lab.info(id).await["pid"].as_i64().unwrap()).unwrap();
+        let exit = lab.dir.path().join("run/pods").join(pod).join("exits").join(format!("exit-{id}"));
+        Self { pid: Pid::from_raw(pid).unwrap(), exit }
+    }
+
+    /// Ends it with [`KILLED`], and waits until the monitor has recorded that.
+    fn end(&self) {
+        kill_process(self.pid, Signal::KILL).unwrap();
+        while !self.exit.exists() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// The exit code of a container that SIGKILL has ended.
+const KILLED: i32 = 137;
+
 #[test]
 fn running_ones_run_on_and_exits_meanwhile_are_known() {
     over_a_restart(
@@ -60,29 +89,32 @@ fn running_ones_run_on_and_exits_meanwhile_are_known() {
 
 #[test]
 fn a_container_whose_records_the_disk_refuses_for_a_while_is_listed_then_with_its_exit() {
-    over_a_restart(
+    while_no_server_runs(
         async |lab| {
             let pod = lab.pod("refused").await;
-            let id = lab.run(&pod, shell("ends", "sleep 0.2; exit 5")).await;
+            let id = lab.run(&pod, shell("ends", "sleep 1000")).await;
             let folder = lab.dir.path().join("root/containers").join(&id);
+            (Endable::of(lab, &pod, &id).await, pod, id, folder)
+        },
+        |(container, _, _, folder)| {
+            container.end();
             // A folder in the place of the record stands for a disk that refuses.
             let (record, kept) = (folder.join("container.json"), folder.join("kept"));
             std::fs::rename(&record, &kept).unwrap();
             std::fs::create_dir(&record).unwrap();
             std::thread::spawn(move || {
-                std::thread::sleep(std::time::Duration::from_secs(4));
+                std::thread::sleep(Duration::from_secs(4));
                 std::fs::remove_dir(&record).unwrap();
                 std::fs::rename(&kept, &record).unwrap();
             });
-            (pod, id)
         },
-        async |lab, (pod, id)| {
-            let begun = std::time::Instant::now();
+        async |lab, (_, pod, id, _)| {
+            let begun = Instant::now();
             while lab.status(&id).await.is_err() {
-                assert!(begun.elapsed() < std::time::Duration::from_secs(20), "it is not listed");
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                assert!(begun.elapsed() < Duration::from_secs(60), "it is not listed");
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            assert_eq!(lab.exited(&id).await.exit_code, 5);
+            assert_eq!(lab.exited(&id).await.exit_code, KILLED);
             lab.remove_pod(&pod).await;
         },
     );
@@ -99,22 +131,17 @@ fn a_container_that_runs_on_without_its_pod_is_ended() {
         async |lab| {
             let pod = lab.pod("orphan").await;
             let id = lab.run(&pod, shell("app", "sleep 1000")).await;
-            let request = proto::ContainerStatusRequest { container_id: id.clone(), verbose: true };
-            let status =
-                lab.service.container_status(tonic::Request::new(request)).await.unwrap().into_inner();
-            let info: serde_json::Value = serde_json::from_str(&status.info["info"]).unwrap();
-            let ends = lab.run(&pod, shell("ends", "sleep 0.5; exit 5")).await;
-            let exit = lab.dir.path().join("run/pods").join(&pod).join("exits").join(format!("exit-{ends}"));
+            let pid = lab.info(&id).await["pid"].as_i64().unwrap();
+            let ends = lab.run(&pod, shell("ends", "sleep 1000")).await;
+            let endable = Endable::of(lab, &pod, &ends).await;
             let record = lab.dir.path().join("root/pods").join(&pod).join("pod.json");
-            ((id, ends), info["pid"].as_i64().unwrap(), lab.monitor_pid(&pod).await, (record, exit))
+            ((id, ends), pid, lab.monitor_pid(&pod).await, (record, endable))
         },
-        |(_, pid, monitor, (record, exit))| {
-            while !exit.exists() {
-                std::thread::sleep(std::time::Duration::from_millis(2));
-            }
-            rustix::process::kill_process(*monitor, rustix::process::Signal::KILL).unwrap();
+        |(_, pid, monitor, (record, endable))| {
+            endable.end();
+            kill_process(*monitor, Signal::KILL).unwrap();
             while !ended(monitor.as_raw_nonzero().get().into()) {
-                std::thread::sleep(std::time::Duration::from_millis(2));
+                std::thread::sleep(Duration::from_millis(2));
             }
             std::fs::write(record, "no").unwrap();
             assert!(!ended(*pid), "it ends with its monitor: nothing is tested here");
@@ -122,7 +149,7 @@ fn a_container_that_runs_on_without_its_pod_is_ended() {
         async |lab, ((id, ends), pid, _, (record, _))| {
             assert_eq!(lab.exited(&id).await.exit_code, 255);
             assert!(ended(pid), "it runs on");
-            assert_eq!(lab.exited(&ends).await.exit_code, 5, "its monitor has noted that");
+            assert_eq!(lab.exited(&ends).await.exit_code, KILLED, "its monitor has noted that");
             for id in [id, ends] {
                 lab.remove(&id).await.unwrap();
             }
@@ -139,28 +166,25 @@ fn an_exit_whose_record_the_disk_refuses_for_a_while_keeps_its_code() {
     while_no_server_runs(
         async |lab| {
             let pod = lab.pod("recorded").await;
-            let id = lab.run(&pod, shell("app", "sleep 0.5; exit 5")).await;
-            let record = lab.dir.path().join("run/pods").join(&pod).join("exits").join(format!("exit-{id}"));
-            (pod.clone(), id, lab.monitor_pid(&pod).await, record)
+            let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+            let endable = Endable::of(lab, &pod, &id).await;
+            (pod.clone(), id, lab.monitor_pid(&pod).await, endable)
         },
-        |(_, _, monitor, record)| {
-            let pause = || std::thread::sleep(std::time::Duration::from_millis(5));
-            while !record.exists() {
-                pause();
-            }
-            rustix::process::kill_process(*monitor, rustix::process::Signal::KILL).unwrap();
+        |(_, _, monitor, endable)| {
+            endable.end();
+            kill_process(*monitor, Signal::KILL).unwrap();
             // A folder in the place of the record stands for a disk that refuses.
-            let (record, kept) = (record.clone(), record.with_extension("kept"));
+            let (record, kept) = (endable.exit.clone(), endable.exit.with_extension("kept"));
             std::fs::rename(&record, &kept).unwrap();
             std::fs::create_dir(&record).unwrap();
             std::thread::spawn(move || {
-                std::thread::sleep(std::time::Duration::from_secs(2));
+                std::thread::sleep(Duration::from_secs(2));
                 std::fs::remove_dir(&record).unwrap();
                 std::fs::rename(&kept, &record).unwrap();
             });
         },
         async |lab, (pod, id, _, _)| {
-            assert_eq!(lab.exited(&id).await.exit_code, 5);
+            assert_eq!(lab.exited(&id).await.exit_code, KILLED);
             lab.remove_pod(&pod).await;
         },
     );
@@ -204,16 +228,16 @@ fn of_folders_that_were_set_aside_the_newest_are_kept_and_those_in_use() {
             // As an earlier server sets them aside, the one that runs first.
             std::fs::rename(folder.join(runs), folder.join(format!("{runs}.bad"))).unwrap();
             for n in 0..7 {
-                std::thread::sleep(std::time::Duration::from_millis(15));
+                std::thread::sleep(Duration::from_millis(15));
                 std::fs::create_dir_all(folder.join(names(n)).join("upper/data")).unwrap();
             }
         },
         async |lab, (pod, runs, folder)| {
             let is_there = |name: &str| folder.join(name).exists();
-            let begun = std::time::Instant::now();
+            let begun = Instant::now();
             while is_there(&names(0)) || is_there(&names(1)) {
                 assert!(begun.elapsed().as_secs() < 20, "the oldest stay");
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
             assert!((2..7).all(|n| is_there(&names(n))), "the newest are gone");
             assert!(is_there(&format!("{runs}.bad")), "it runs");
@@ -232,7 +256,7 @@ fn a_monitor_that_died_with_the_server_leaves_exits_behind() {
             let running = lab.run(&pod, shell("running", "sleep 1000")).await;
             lab.recorded_as_running(&running).await;
             let pid = lab.monitor_pid(&pod).await;
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            kill_process(pid, Signal::KILL).unwrap();
             (pod, ended, running)
         },
         async |lab, (pod, ended, running)| {
@@ -285,18 +309,18 @@ fn a_container_whose_monitor_is_slow_has_its_grace_period() {
             lab.until_log("app", "ready").await;
             lab.recorded_as_running(&id).await;
             let monitor = lab.monitor_pid(&pod).await;
-            rustix::process::kill_process(monitor, rustix::process::Signal::STOP).unwrap();
+            kill_process(monitor, Signal::STOP).unwrap();
             (pod, id, monitor)
         },
         async |lab, (pod, id, monitor)| {
             let ended = lab.dir.path().join("root/containers").join(&id).join("volumes/0/ended");
             let goes_on = async {
-                let begun = std::time::Instant::now();
-                while !ended.exists() && begun.elapsed() < std::time::Duration::from_secs(30) {
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                let begun = Instant::now();
+                while !ended.exists() && begun.elapsed() < Duration::from_secs(30) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 let has_ended = ended.exists();
-                rustix::process::kill_process(monitor, rustix::process::Signal::CONT).unwrap();
+                kill_process(monitor, Signal::CONT).unwrap();
                 has_ended
             };
             let (stopped, has_ended) = tokio::join!(lab.stop(&id, 60), goes_on);

@@ -4,12 +4,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::slice::from_ref;
-use std::sync::Arc;
 
 use crisp_sandbox::network::{NetworkConfig, NetworkKind};
 use crisp_sandbox::{NetworkMode, PodConfig, PodState};
 
-use crate::lab::{Lab, config, network, open_with};
+use crate::lab::{Folder, Lab, config, network, open_with};
 
 /// A network of one plugin, whose DEL fails while the file `broken` is there.
 fn scripted(folder: &Path) -> NetworkConfig {
@@ -42,7 +41,7 @@ echo '{{"cniVersion":"1.0.0","ips":[{{"address":"10.9.0.7/24"}}]}}'
 #[tokio::test]
 async fn the_removal_of_a_stopped_pod_calls_del_again_for_what_is_left() {
     crisp_skip::needs!();
-    let folder = Arc::new(tempfile::Builder::new().prefix("crisp-pods").tempdir().unwrap());
+    let folder = Folder::new();
     let pods = open_with(folder.path(), &scripted(folder.path())).await;
     let lab = Lab { folder, pods };
     let calls = || fs::read_to_string(lab.folder.path().join("calls")).unwrap();

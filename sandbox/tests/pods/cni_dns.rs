@@ -3,12 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::Arc;
 
 use crisp_sandbox::network::{NetworkConfig, NetworkKind};
 use crisp_sandbox::{Dns, NetworkMode, PodConfig};
 
-use crate::lab::{Lab, config, network, open_with};
+use crate::lab::{Folder, Lab, config, network, open_with};
 
 fn with_dns(folder: &Path) -> NetworkConfig {
     let (conf, bin) = (folder.join("net.d"), folder.join("bin"));
@@ -35,7 +34,7 @@ echo '{"cniVersion":"1.0.0","ips":[{"address":"10.9.0.7/24"}],
 #[tokio::test]
 async fn a_pod_without_dns_settings_gets_those_of_its_cni_network() {
     crisp_skip::needs!();
-    let folder = Arc::new(tempfile::Builder::new().prefix("crisp-pods").tempdir().unwrap());
+    let folder = Folder::new();
     let pods = open_with(folder.path(), &with_dns(folder.path())).await;
     let lab = Lab { folder, pods };
     let resolv_conf = async |name: &str, dns: Dns| {

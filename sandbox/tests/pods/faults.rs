@@ -2,13 +2,12 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_operation::fault::{Fault, arm};
 use crisp_sandbox::{PodConfig, PodError, PodState};
 
-use crate::lab::{Lab, assert_empty, cgroup, config, monitors, open, uses_systemd};
+use crate::lab::{Folder, Lab, assert_empty, cgroup, config, monitors, open, uses_systemd};
 
 /// Those of making a pod.
 fn stages() -> Vec<&'static str> {
@@ -52,7 +51,7 @@ async fn a_server_killed_in_any_stage_of_making_a_pod_leaves_nothing_or_a_listed
     for stage in stages() {
         for when in ["", ":after"] {
             let fault = format!("run_pod/{stage}{when}=kill");
-            let folder = Arc::new(tempfile::Builder::new().prefix("crisp-pods").tempdir().unwrap());
+            let folder = Folder::new();
             let printed = killed_server(folder.path(), &fault);
             assert!(!printed.contains("made"), "{fault}: {printed}");
             let lab = Lab::open(folder.clone()).await;
@@ -80,7 +79,7 @@ async fn a_server_killed_in_any_stage_of_stop_or_remove_leaves_a_pod_that_can_be
     for stage in stop.iter().chain(&remove) {
         for when in ["", ":after"] {
             let fault = format!("{stage}{when}=kill");
-            let folder = Arc::new(tempfile::Builder::new().prefix("crisp-pods").tempdir().unwrap());
+            let folder = Folder::new();
             let printed = killed_server(folder.path(), &fault);
             assert_eq!(printed.contains("stopped"), stage.starts_with("remove"), "{fault}: {printed}");
             let lab = Lab::open(folder.clone()).await;

@@ -13,10 +13,28 @@ use crisp_sandbox::systemd::{Systemd, slice_path};
 use crisp_sandbox::{
     Dns, NamespaceMode, NetworkMode, PidMode, Pod, PodConfig, PodState, Pods, SandboxConfig,
 };
+use crisp_skip::Cleanup;
 use rustix::process::{Pid, Signal, kill_process};
 
+/// The folder of a set of pods, over the lives of its servers. Their cgroup has its name.
+pub struct Folder {
+    _cleanup: Cleanup,
+    dir: tempfile::TempDir,
+}
+
+impl Folder {
+    pub fn new() -> Arc<Self> {
+        let dir = tempfile::Builder::new().prefix("crisp-pods").tempdir().unwrap();
+        Arc::new(Self { _cleanup: Cleanup::new(cgroup_name(dir.path()), None), dir })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
 pub struct Lab {
-    pub folder: Arc<tempfile::TempDir>,
+    pub folder: Arc<Folder>,
     pub pods: Pods,
 }
 
@@ -28,10 +46,10 @@ pub fn monitor() -> PathBuf {
 
 impl Lab {
     pub async fn new() -> Self {
-        Self::open(Arc::new(tempfile::Builder::new().prefix("crisp-pods").tempdir().unwrap())).await
+        Self::open(Folder::new()).await
     }
 
-    pub async fn open(folder: Arc<tempfile::TempDir>) -> Self {
+    pub async fn open(folder: Arc<Folder>) -> Self {
         let pods = open(folder.path()).await;
         Self { folder, pods }
     }
@@ -102,9 +120,13 @@ pub fn uses_systemd() -> bool {
     std::env::var("CRISP_TEST_CGROUP_DRIVER").is_ok_and(|driver| driver == "systemd")
 }
 
+fn cgroup_name(folder: &Path) -> &str {
+    folder.file_name().unwrap().to_str().unwrap()
+}
+
 /// Every pod of one folder lives below one cgroup.
 pub fn cgroup(folder: &Path) -> CgroupPath {
-    let name = folder.file_name().unwrap().to_str().unwrap();
+    let name = cgroup_name(folder);
     if uses_systemd() {
         return slice_path(&format!("{name}.slice")).unwrap();
     }

@@ -13,7 +13,7 @@ use crisp_sandbox::network::{AttachRequest, DnsSettings, NetworkConfig, NetworkK
 use crisp_sandbox::{NetworkMode, PodConfig};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use crate::lab::{Lab, config, network, open_with};
+use crate::lab::{Folder, Lab, config, network, open_with};
 
 /// A network whose plugin notes its calls; ADD takes some time.
 fn noting(folder: &Path) -> NetworkConfig {
@@ -69,7 +69,7 @@ async fn attach_unknown(networks: &Networks) -> PodId {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_without_a_pod_is_given_back_while_the_server_runs_and_no_other() {
     crisp_skip::needs!();
-    let folder = Arc::new(tempfile::Builder::new().prefix("crisp-pods").tempdir().unwrap());
+    let folder = Folder::new();
     let pods = open_with(folder.path(), &noting(folder.path())).await;
     let lab = Lab { folder, pods };
     // Longer in the making than the pause between two searches.

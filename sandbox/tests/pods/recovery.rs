@@ -9,12 +9,12 @@ use crisp_sandbox::{PodConfig, PodError, PodState};
 use rustix::process::Signal;
 
 use crate::lab::{
-    Lab, as_server, assert_no_cgroup, config, ended, monitor_pid, remove_cgroups, signal, until,
+    Folder, Lab, as_server, assert_no_cgroup, config, ended, monitor_pid, remove_cgroups, signal, until,
 };
 
 /// A pod of a server that is no more, and its monitor's process id.
-async fn left_behind(change: impl FnOnce(&mut PodConfig)) -> (Arc<tempfile::TempDir>, PodId, i32) {
-    let folder = Arc::new(tempfile::Builder::new().prefix("crisp-pods").tempdir().unwrap());
+async fn left_behind(change: impl FnOnce(&mut PodConfig)) -> (Arc<Folder>, PodId, i32) {
+    let folder = Folder::new();
     let mut request = config(folder.path(), "web");
     change(&mut request);
     let before = folder.clone();
