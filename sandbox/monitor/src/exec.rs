@@ -39,9 +39,9 @@ pub(crate) struct Exec {
 
 /// The response to the request for an exec.
 pub(crate) enum Response {
-    /// After its exec; `late`: it may be delayed then.
+    /// After its exec; `late`: it may be delayed until this time.
     Due {
-        late: bool,
+        late: Option<Instant>,
     },
     /// Delayed until its end, or this time.
     Late {
@@ -90,6 +90,11 @@ impl Exec {
             }
             self.kill_at = Some(now + self.grace);
         }
+    }
+
+    /// See [`Launch::look_at`].
+    pub(crate) fn look_at(&self) -> Option<Instant> {
+        self.launch.as_ref()?.look_at
     }
 
     /// Kills it and all processes that it started. No later exec may use its cgroup: since Linux 6.14 it

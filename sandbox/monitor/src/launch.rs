@@ -1,12 +1,14 @@
 //! A process between its clone and its exec, and the request that waits for it.
 
+use std::time::Instant;
+
 use crisp_executor::run::{Progress, Report, Reported, Stage, StageError};
 use crisp_monitor::wire::Header;
 use crisp_monitor::wire::request::WindowSize;
 use rustix::fd::OwnedFd;
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::poller::Key;
+use crate::poller::{Key, Poller, Token};
 
 /// A request that gets its response later.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +25,8 @@ pub(crate) struct Launch {
     pub(crate) reported: Reported,
     /// Set when it failed: it is reaped next, and then the response is sent.
     pub(crate) failed: Option<StageError>,
+    /// Set while the report is not polled: when to read it if the process has not ended before.
+    pub(crate) look_at: Option<Instant>,
 }
 
 /// The state of a launch.
@@ -35,7 +39,32 @@ pub(crate) enum Launched {
 
 impl Launch {
     pub(crate) fn new(report: Report, requester: Requester, wants_terminal: bool, is_exposed: bool) -> Self {
-        Self { report, requester, is_exposed, reported: Reported::new(wants_terminal), failed: None }
+        Self {
+            report,
+            requester,
+            is_exposed,
+            reported: Reported::new(wants_terminal),
+            failed: None,
+            look_at: None,
+        }
+    }
+
+    /// Leaves the report unread until the child's end or `look_at`, if that is set.
+    pub(crate) fn unpolled_until(self, look_at: Option<Instant>) -> Self {
+        Self { look_at, ..self }
+    }
+
+    /// Has the report polled, if it is not.
+    pub(crate) fn poll(&mut self, poller: &Poller, key: Key) {
+        if self.look_at.take().is_some() {
+            let _ = poller.add(&self.report, Token::Launch(key));
+        }
+    }
+
+    pub(crate) fn stop_polling(&self, poller: &Poller) {
+        if self.look_at.is_none() {
+            poller.remove(&self.report);
+        }
     }
 
     /// Reads all reports of the child so far.

@@ -70,7 +70,7 @@ impl Monitor {
         let late = self.execs.get_mut(&key).and_then(|exec| exec.response.take_late());
         let Some(exec) = self.execs.remove(&key) else { return };
         if let Some(launch) = exec.launch {
-            self.poller.remove(&launch.report);
+            launch.stop_polling(&self.poller);
             return self.refuse(launch.requester, Failure::Stage(launch.failed.unwrap_or_else(killed)));
         }
         let (connection, finished_at_ns) = (exec.connection, clock::now_ns());
@@ -104,9 +104,9 @@ impl Monitor {
             match launch.progress() {
                 Launched::NotYet => {}
                 Launched::Running if exec.process.is_made() => self.exec_runs(key),
-                Launched::Running => self.poller.remove(&launch.report),
+                Launched::Running => launch.stop_polling(&self.poller),
                 Launched::Failed => {
-                    self.poller.remove(&launch.report);
+                    launch.stop_polling(&self.poller);
                     exec.kill();
                 }
             }

@@ -290,6 +290,15 @@ impl Running {
         status.map(|status| status.code())
     }
 
+    /// The end, if it is known already.
+    pub(super) async fn ended(&mut self) -> Option<Result<i32, LinkError>> {
+        tokio::select! {
+            biased;
+            end = self.wait() => Some(end),
+            () = std::future::ready(()) => None,
+        }
+    }
+
     /// Ends a command whose client is gone: SIGHUP to its process group, and after the grace period SIGKILL
     /// to all processes that it started. If the monitor cannot signal it, it is killed at once. `meanwhile`
     /// runs until then.

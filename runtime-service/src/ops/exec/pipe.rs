@@ -12,7 +12,19 @@ use crate::cause::Cause;
 /// A pipe for the output of the process.
 pub(in crate::ops) fn output() -> Result<(pipe::Receiver, OwnedFd), Cause> {
     let (read, write) = make()?;
-    Ok((pipe::Receiver::from_owned_fd(read).map_err(unusable)?, write))
+    Ok((receiver(read)?, write))
+}
+
+/// Like [`output`], but its reading end is polled only when [`receiver`] is made of it.
+pub(in crate::ops) fn unpolled_output() -> Result<(OwnedFd, OwnedFd), Cause> {
+    let (read, write) = make()?;
+    rustix::io::ioctl_fionbio(&read, true).map_err(Cause::system("use a pipe"))?;
+    Ok((read, write))
+}
+
+/// An existing reading end.
+pub(in crate::ops) fn receiver(read: OwnedFd) -> Result<pipe::Receiver, Cause> {
+    pipe::Receiver::from_owned_fd(read).map_err(unusable)
 }
 
 /// Like [`output`], with a capacity of `bytes` if the kernel allows it.

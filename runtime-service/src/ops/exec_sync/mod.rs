@@ -4,16 +4,20 @@
 //!   reading ends of its pipes ─> read (capped) until its exit
 //!   exit ─> a short drain ─> response; deadline ─> kill
 //! ```
+//!
+//! Most commands are probes that end within milliseconds: their end comes with the response to the start, and what they
+//! have written is read then, without polling.
 
 mod output;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use self::output::Outputs;
-use super::exec::{self, Command, Stdio, pipe};
+use super::exec::{self, Command, Running, Stdio, pipe};
 use crate::cause::{Cause, StageFailure};
 use crate::container::Container;
 use crate::error::RuntimeError;
@@ -54,24 +58,51 @@ pub async fn exec_sync(
     let launch = exec::launch(&operation, service, container, &pod, command, streams);
     // Dropping it at the deadline kills the command.
     let launched = within(deadline, launch).await.ok_or_else(too_late)?;
-    let (mut running, mut outputs) = operation.finish(launched).await?;
+    let (mut running, outputs) = operation.finish(launched).await?;
     let timer = service.exec_seconds.start_timer();
-    let Some(status) = outputs.read_until(within(deadline, running.wait())).await else {
-        running.kill().await;
-        timer.observe_duration();
-        return Err(too_late());
+    let ended = match running.ended().await {
+        Some(Ok(code)) => outputs.finish().await.map(|(stdout, stderr)| Output { stdout, stderr, code }),
+        Some(Err(error)) => Err(error.into()),
+        None => match collect(running, outputs, deadline).await {
+            Some(ended) => ended,
+            None => {
+                timer.observe_duration();
+                return Err(too_late());
+            }
+        },
     };
     timer.observe_duration();
-    match status {
+    match ended {
+        Ok(output) => Ok(output),
+        Err(cause) => {
+            let operation = service.operation(OPERATION, &id);
+            operation.finish(Err(StageFailure { stage: "wait", cause })).await?
+        }
+    }
+}
+
+/// Reads the output of a command that goes on, until its end. None: the deadline has passed, and it is killed.
+async fn collect(
+    mut running: Running,
+    outputs: Outputs<OwnedFd>,
+    deadline: Option<Instant>,
+) -> Option<Result<Output, Cause>> {
+    let mut outputs = match outputs.polled() {
+        Ok(outputs) => outputs,
+        // Dropping the command kills it.
+        Err(cause) => return Some(Err(cause)),
+    };
+    let Some(status) = outputs.read_until(within(deadline, running.wait())).await else {
+        running.kill().await;
+        return None;
+    };
+    Some(match status {
         Ok(code) => {
             let (stdout, stderr) = outputs.finish().await;
             Ok(Output { stdout, stderr, code })
         }
-        Err(error) => {
-            let operation = service.operation(OPERATION, &id);
-            operation.finish(Err(StageFailure { stage: "wait", cause: error.into() })).await?
-        }
-    }
+        Err(error) => Err(error.into()),
+    })
 }
 
 /// None when it was not done in time and was dropped.
@@ -82,9 +113,9 @@ async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> 
     }
 }
 
-fn streams() -> Result<(Stdio, Outputs), Cause> {
-    let (stdout, to_stdout) = pipe::output()?;
-    let (stderr, to_stderr) = pipe::output()?;
+fn streams() -> Result<(Stdio, Outputs<OwnedFd>), Cause> {
+    let (stdout, to_stdout) = pipe::unpolled_output()?;
+    let (stderr, to_stderr) = pipe::unpolled_output()?;
     let theirs = Stdio { stdin: None, stdout: Some(to_stdout), stderr: Some(to_stderr) };
     Ok((theirs, Outputs::new(stdout, stderr)))
 }

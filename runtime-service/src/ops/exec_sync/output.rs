@@ -2,10 +2,14 @@
 
 use std::io::ErrorKind;
 use std::mem::take;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::unix::pipe;
+
+use super::super::exec::pipe::receiver;
+use crate::cause::Cause;
 
 /// Time limit for output still in the pipes after the command's end. A process that the command left behind
 /// may keep them open; its output is dropped.
@@ -27,17 +31,45 @@ const CHUNK: usize = 16 << 10;
 /// The default capacity of a pipe.
 const HELD: usize = 64 << 10;
 
-/// The output streams of a command, read by the task that waits for its end.
-pub(super) struct Outputs {
-    pub(super) stdout: Collector,
-    pub(super) stderr: Collector,
+/// The output streams of a command, read by the task that waits for its end. `F` says whether they are polled.
+pub(super) struct Outputs<F> {
+    stdout: Collector<F>,
+    stderr: Collector<F>,
 }
 
-impl Outputs {
-    pub(super) fn new(stdout: pipe::Receiver, stderr: pipe::Receiver) -> Self {
+impl<F: AsFd> Outputs<F> {
+    pub(super) fn new(stdout: F, stderr: F) -> Self {
         Self { stdout: Collector::new(stdout), stderr: Collector::new(stderr) }
     }
 
+    /// Reads what a command that has ended left. Whether that was all: no other process has the streams open.
+    fn read_rest(&mut self) -> bool {
+        self.stdout.read_rest() & self.stderr.read_rest()
+    }
+
+    fn into_data(mut self) -> (Vec<u8>, Vec<u8>) {
+        let (stdout, mut stderr) = (take(&mut self.stdout.kept.data), take(&mut self.stderr.kept.data));
+        stderr.truncate(MAX_OUTPUT - stdout.len());
+        (stdout, stderr)
+    }
+}
+
+impl Outputs<OwnedFd> {
+    /// For a command that goes on.
+    pub(super) fn polled(self) -> Result<Outputs<pipe::Receiver>, Cause> {
+        Ok(Outputs { stdout: self.stdout.polled()?, stderr: self.stderr.polled()? })
+    }
+
+    /// As [`Outputs<pipe::Receiver>::finish`].
+    pub(super) async fn finish(mut self) -> Result<(Vec<u8>, Vec<u8>), Cause> {
+        if self.read_rest() {
+            return Ok(self.into_data());
+        }
+        Ok(self.polled()?.finish().await)
+    }
+}
+
+impl Outputs<pipe::Receiver> {
     /// Reads both until `end` completes.
     pub(super) async fn read_until<T>(&mut self, end: impl Future<Output = T>) -> T {
         let mut end = std::pin::pin!(end);
@@ -50,15 +82,11 @@ impl Outputs {
 
     /// Returns the output when both streams have ended or the drain time has passed.
     pub(super) async fn finish(mut self) -> (Vec<u8>, Vec<u8>) {
-        // Usually both have ended: no other process has them open.
-        let have_ended = self.stdout.read_rest() & self.stderr.read_rest();
-        if !have_ended {
+        if !self.read_rest() {
             // After the time limit, the rest belongs to a process that is left behind.
             let _ = tokio::time::timeout(DRAIN, self.read()).await;
         }
-        let (stdout, mut stderr) = (take(&mut self.stdout.data), take(&mut self.stderr.data));
-        stderr.truncate(MAX_OUTPUT - stdout.len());
-        (stdout, stderr)
+        self.into_data()
     }
 
     /// Reads both to their ends. It can be dropped and called again: nothing is lost.
@@ -67,9 +95,14 @@ impl Outputs {
     }
 }
 
-/// The output of one stream so far, up to the limit.
-pub(super) struct Collector {
-    from: pipe::Receiver,
+/// One stream, and its output so far.
+struct Collector<F> {
+    from: F,
+    kept: Kept,
+}
+
+/// The output of one stream, up to the limit.
+struct Kept {
     data: Vec<u8>,
     /// Some output was dropped: what follows it is dropped too.
     is_cut: bool,
@@ -79,17 +112,19 @@ pub(super) struct Collector {
     counted: usize,
 }
 
-impl Drop for Collector {
+impl Drop for Kept {
     fn drop(&mut self) {
         self.held_by_all.fetch_sub(self.counted, Ordering::Relaxed);
     }
 }
 
-impl Collector {
-    fn new(from: pipe::Receiver) -> Self {
-        Self { from, data: Vec::new(), is_cut: false, held_by_all: &HELD_BY_ALL, counted: 0 }
+impl Collector<OwnedFd> {
+    fn polled(self) -> Result<Collector<pipe::Receiver>, Cause> {
+        Ok(Collector { from: receiver(self.from)?, kept: self.kept })
     }
+}
 
+impl Collector<pipe::Receiver> {
     async fn read(&mut self) {
         while self.from.readable().await.is_ok() && self.take() {
             // A command that writes without a pause must not block other tasks of this thread.
@@ -103,11 +138,17 @@ impl Collector {
         match self.from.try_read(&mut chunk) {
             Ok(0) => false,
             Ok(n) => {
-                self.keep(&chunk[..n]);
+                self.kept.keep(&chunk[..n]);
                 true
             }
             Err(error) => error.kind() == ErrorKind::WouldBlock,
         }
+    }
+}
+
+impl<F: AsFd> Collector<F> {
+    fn new(from: F) -> Self {
+        Self { from, kept: Kept::default() }
     }
 
     /// Takes what a command that has ended left in the pipe, without waiting. Whether that was its end.
@@ -117,13 +158,21 @@ impl Collector {
         for _ in 0..=HELD / CHUNK {
             match rustix::io::read(&self.from, &mut chunk) {
                 Ok(0) => return true,
-                Ok(n) => self.keep(&chunk[..n]),
+                Ok(n) => self.kept.keep(&chunk[..n]),
                 Err(_) => return false,
             }
         }
         false
     }
+}
 
+impl Default for Kept {
+    fn default() -> Self {
+        Self { data: Vec::new(), is_cut: false, held_by_all: &HELD_BY_ALL, counted: 0 }
+    }
+}
+
+impl Kept {
     fn keep(&mut self, bytes: &[u8]) {
         if self.is_cut {
             return;
@@ -139,11 +188,12 @@ impl Collector {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::exec::pipe;
+    use super::super::super::exec::pipe as command_pipe;
     use super::*;
 
-    fn outputs() -> (Outputs, [std::os::fd::OwnedFd; 2]) {
-        let ((stdout, to_stdout), (stderr, to_stderr)) = (pipe::output().unwrap(), pipe::output().unwrap());
+    fn outputs() -> (Outputs<pipe::Receiver>, [OwnedFd; 2]) {
+        let ((stdout, to_stdout), (stderr, to_stderr)) =
+            (command_pipe::output().unwrap(), command_pipe::output().unwrap());
         (Outputs::new(stdout, stderr), [to_stdout, to_stderr])
     }
 
@@ -169,24 +219,24 @@ mod tests {
         let held_by_all: &AtomicUsize = Box::leak(Box::default());
         let outputs = || {
             let (mut outputs, ends) = outputs();
-            (outputs.stdout.held_by_all, outputs.stderr.held_by_all) = (held_by_all, held_by_all);
+            (outputs.stdout.kept.held_by_all, outputs.stderr.kept.held_by_all) = (held_by_all, held_by_all);
             (outputs, ends)
         };
         let mut loud: Vec<_> = (0..12).map(|_| outputs()).collect();
         let chunk = vec![7; 1 << 20];
         for _ in 0..16 {
-            loud.iter_mut().for_each(|(outputs, _)| outputs.stdout.keep(&chunk));
+            loud.iter_mut().for_each(|(outputs, _)| outputs.stdout.kept.keep(&chunk));
         }
-        let held: usize = loud.iter().map(|(outputs, _)| outputs.stdout.data.len()).sum();
+        let held: usize = loud.iter().map(|(outputs, _)| outputs.stdout.kept.data.len()).sum();
         assert!(held < MAX_OF_ALL + 12 * chunk.len(), "{held}");
         let (mut late, _ends) = outputs();
-        late.stdout.keep(&chunk);
-        assert_eq!(late.stdout.data.len(), MAX_THEN);
+        late.stdout.kept.keep(&chunk);
+        assert_eq!(late.stdout.kept.data.len(), MAX_THEN);
         drop(loud);
-        late.stderr.keep(&chunk);
-        assert_eq!(late.stderr.data.len(), chunk.len());
-        late.stdout.keep(&chunk);
-        assert_eq!(late.stdout.data.len(), MAX_THEN, "no hole in the middle");
+        late.stderr.kept.keep(&chunk);
+        assert_eq!(late.stderr.kept.data.len(), chunk.len());
+        late.stdout.kept.keep(&chunk);
+        assert_eq!(late.stdout.kept.data.len(), MAX_THEN, "no hole in the middle");
     }
 
     #[tokio::test]
@@ -200,6 +250,20 @@ mod tests {
         drop((to_stdout, to_stderr));
     }
 
+    #[tokio::test]
+    async fn what_is_not_polled_is_read_at_the_end_and_a_process_left_behind_does_not_hang() {
+        let unpolled = || command_pipe::unpolled_output().unwrap();
+        let ((stdout, to_stdout), (stderr, to_stderr)) = (unpolled(), unpolled());
+        rustix::io::write(&to_stdout, b"said").unwrap();
+        rustix::io::write(&to_stderr, b"warned").unwrap();
+        drop(to_stdout);
+        let outputs = Outputs::new(stdout, stderr);
+        let begun = std::time::Instant::now();
+        assert_eq!(outputs.finish().await.unwrap(), (b"said".to_vec(), b"warned".to_vec()));
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        drop(to_stderr);
+    }
+
     /// One read per byte, twice as many as a task may do in one turn.
     #[tokio::test]
     async fn a_stream_that_never_stops_does_not_keep_a_deadline_from_passing() {
@@ -207,7 +271,7 @@ mod tests {
         const PACKETS: usize = 256;
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::DIRECT).unwrap();
         fcntl_setpipe_size(&write, PACKETS * rustix::param::page_size()).unwrap();
-        let from = tokio::net::unix::pipe::Receiver::from_owned_fd(read).unwrap();
+        let from = pipe::Receiver::from_owned_fd(read).unwrap();
         let mut stdout = Collector::new(from);
         for _ in 0..PACKETS {
             assert_eq!(rustix::io::write(&write, b"x").unwrap(), 1);
@@ -220,7 +284,7 @@ mod tests {
                 |context: &mut std::task::Context<'_>| std::task::Poll::Ready(reading.as_mut().poll(context));
             assert!(std::future::poll_fn(poll).await.is_pending());
         }
-        let taken = stdout.data.len();
+        let taken = stdout.kept.data.len();
         assert!(taken > 0 && taken < PACKETS, "{taken} of {PACKETS} in one turn: others wait");
     }
 

@@ -16,8 +16,9 @@ use crate::launch::{Launch, Requester};
 use crate::monitor::{Call, Monitor, Reply};
 use crate::poller::{Key, Token};
 
-/// Limit for delaying a response after the start. Most probes have ended by then; output of others waits in
-/// its pipes.
+/// Limit for delaying a response. Most probes have ended by then; output of others waits in its pipes. Until then
+/// also the report of the exec is left unread: the end of the process tells the same, and a monitor that woke at the
+/// exec would take the processor from it.
 const LATE: Duration = Duration::from_millis(5);
 
 impl Monitor {
@@ -71,19 +72,24 @@ impl Monitor {
         let is_exposed = starting.helper.is_none() && context.user.is_none();
         let v2 = cgroup.v2.map(|index| usize::from(index.0)).filter(|index| *index < fds.len());
         let key = self.new_key();
-        let _ = self.poller.add(&starting.report, Token::Launch(key));
+        let late = (late_response && !process.terminal).then(|| Instant::now() + LATE);
+        // The report of a helper is how its process becomes known.
+        let look_at = late.filter(|_| starting.helper.is_none());
+        if look_at.is_none() {
+            let _ = self.poller.add(&starting.report, Token::Launch(key));
+        }
         let launch = Launch::new(starting.report, requester, process.terminal, is_exposed);
         let exec = Exec {
             id: exec_id,
             connection: requester.connection,
             container: id,
             process: Child::new(starting.pid, starting.pidfd, starting.helper),
-            launch: Some(launch),
+            launch: Some(launch.unpolled_until(look_at)),
             grace: Duration::from_millis(grace_ms.into()),
             cgroup: v2.map(|index| fds.swap_remove(index)),
             is_hung_up: false,
             kill_at: None,
-            response: Response::Due { late: late_response },
+            response: Response::Due { late },
         };
         self.execs.insert(key, exec);
         Ok(())
@@ -93,7 +99,7 @@ impl Monitor {
     pub(crate) fn exec_runs(&mut self, key: Key) {
         let Some(exec) = self.execs.get_mut(&key) else { return };
         let Some(launch) = exec.launch.take() else { return };
-        self.poller.remove(&launch.report);
+        launch.stop_polling(&self.poller);
         let started = Started {
             pid: exec.process.pid(),
             started_at_ns: clock::now_ns(),
@@ -101,12 +107,22 @@ impl Monitor {
             terminal: launch.reported.terminal,
             ended: None,
         };
-        if matches!(exec.response, Response::Due { late: true }) && started.terminal.is_none() {
-            exec.response = Response::Late { to: launch.requester, started, at: Instant::now() + LATE };
+        if let Response::Due { late: Some(at) } = exec.response
+            && at > Instant::now()
+        {
+            exec.response = Response::Late { to: launch.requester, started, at };
             return;
         }
         exec.response = Response::Sent;
         self.respond(launch.requester, started);
+    }
+
+    /// Reads a report that is not polled, and has it polled if there is more to come.
+    pub(crate) fn look_at_launch(&mut self, key: Key) {
+        if let Some(launch) = self.execs.get_mut(&key).and_then(|exec| exec.launch.as_mut()) {
+            launch.poll(&self.poller, key);
+            self.launch_progress(key);
+        }
     }
 
     /// Sends the delayed response.
