@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crisp_executor::{Place, Program, ProgramError, ProgramFile};
+use crisp_executor::{Program, ProgramError, ProgramFile, SpawnOptions};
 use crisp_monitor::fork_server::{
     ForkError, ForkRequest, Forked, UNNAMED, receive_ready, receive_response, send_request,
 };
@@ -192,8 +192,8 @@ impl Process {
         // Not this server's streams: their readers expect the end of the stream when the server ends.
         let (errors, stderr) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let stdio = [theirs.as_fd(), null.as_fd(), stderr.as_fd()];
-        let (file, place) = (ProgramFile::Open(program), Place::default());
-        let spawned = Program { file, args: &args, env: &[], stdio, cgroup: None, place }.spawn()?;
+        let (file, options) = (ProgramFile::Open(program), SpawnOptions::default());
+        let spawned = Program { file, args: &args, env: &[], stdio, cgroup: None, options }.spawn()?;
         drop((theirs, stderr));
         let process = Self { socket, pidfd: spawned.pidfd, errors };
         match receive_ready(&process.socket) {

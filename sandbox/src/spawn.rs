@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crisp_executor::cgroup::JoinFds;
 use crisp_executor::ids::PodId;
-use crisp_executor::{Place, Program, ProgramError, ProgramFile, Spawned};
+use crisp_executor::{Program, ProgramError, ProgramFile, SpawnOptions, Spawned};
 use crisp_monitor::fork_server::{ForkError, ForkRequest, Forked};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, openat};
@@ -95,8 +95,8 @@ impl MonitorBinary {
         stdio: [BorrowedFd<'_>; 3],
         cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<Spawned, SpawnError> {
-        let (file, place) = (ProgramFile::Open(self.0.memory.as_fd()), Place::default());
-        let program = Program { file, args, env: &[], stdio, cgroup, place };
+        let (file, options) = (ProgramFile::Open(self.0.memory.as_fd()), SpawnOptions::default());
+        let program = Program { file, args, env: &[], stdio, cgroup, options };
         program.spawn().map_err(|error| SpawnError::Run { pod: pod.clone(), error })
     }
 }

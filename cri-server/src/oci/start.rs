@@ -1,6 +1,7 @@
 //! `crisp oci start`: opens the start gate of the container's process.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use crisp_executor::hook::Kind;
@@ -9,11 +10,16 @@ use rustix::fd::AsFd as _;
 use rustix::io::Errno;
 
 use super::id::OciId;
+use super::init::Init;
 use super::record::Record;
 use super::runtime_log::RuntimeLog;
 use super::state_folder::{GATE, StateFolder};
 use super::status::{self, Now, Status};
+use super::wait::is_readable_within;
 use super::{hooks, state};
+
+/// Time limit for the end of a process whose start has failed.
+const END: Duration = Duration::from_secs(1);
 
 /// Start the process of a created container
 #[derive(Debug, clap::Args)]
@@ -43,7 +49,7 @@ pub fn start(root: &Path, id: &OciId, log: &RuntimeLog) -> anyhow::Result<()> {
         other => bail!("cannot start container {id}: it is {other}"),
     }
     let opened = match start_gate::open(folder.as_fd(), GATE) {
-        Ok(report) => wait(&report),
+        Ok(report) => wait(&report).inspect_err(|_| wait_for_end(&record)),
         // An earlier start was killed between opening the gate and removing it.
         Err(Errno::CONNREFUSED) => Err(anyhow::anyhow!("cannot start container {id}: it is running already")),
         Err(errno) => return Err(errno).context("open the start gate"),
@@ -69,6 +75,13 @@ fn wait(report: &Report) -> anyhow::Result<()> {
             Progress::Failed(error) => return Err(error.into()),
             _ => {}
         }
+    }
+}
+
+/// A process whose start has failed ends by itself: from then on the container counts as stopped.
+fn wait_for_end(record: &Record) {
+    if let Some(init) = record.init.and_then(Init::open) {
+        let _ = is_readable_within(&init, END);
     }
 }
 

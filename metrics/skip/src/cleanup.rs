@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const CGROUPS: &str = "/sys/fs/cgroup";
+const PROCESSES: &str = "cgroup.procs";
 
 /// Belongs to a test. Dropped by a panic it kills every process below a cgroup and removes the cgroup, and the bridge
 /// with its nftables table. A test that passes is expected to leave nothing: then the drop does nothing, so that the
@@ -80,7 +81,7 @@ fn kill_all(cgroups: &[PathBuf]) {
 }
 
 fn processes(cgroup: &Path, pids: &mut Vec<String>) {
-    let listed = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let listed = std::fs::read_to_string(cgroup.join(PROCESSES)).unwrap_or_default();
     pids.extend(listed.lines().map(ToOwned::to_owned));
     folders(cgroup).for_each(|inner| processes(&inner, pids));
 }

@@ -60,7 +60,7 @@ pub mod user;
 pub mod user_namespace;
 
 #[cfg(feature = "compile")]
-pub use sys::program::{Place, Program, ProgramError, ProgramFile, Spawned};
+pub use sys::program::{Program, ProgramError, ProgramFile, SpawnOptions, Spawned};
 #[cfg(feature = "compile")]
 pub use sys::{give_freed_memory_back, give_large_buffers_back, give_program_pages_back, pidfd_send_signal};
 

@@ -82,6 +82,16 @@ impl RecordDir {
         record::write(&self.path(record.pod()), record, self.durability)
     }
 
+    /// Replaces the pod's record, which was written before, with one that has more: a power cut may bring the earlier
+    /// one back.
+    pub(super) fn rewrite<R: Record>(&self, record: &R) -> Result<(), RecordError> {
+        let durability = match self.durability {
+            Durability::PowerCut => Durability::PowerCutOrEarlier,
+            other => other,
+        };
+        record::write(&self.path(record.pod()), record, durability)
+    }
+
     /// Removes the pod's record; it may be gone.
     pub(super) fn remove(&self, pod: &PodId) -> Result<(), NetworkError> {
         let path = self.path(pod);

@@ -31,6 +31,9 @@ pub enum Durability {
     /// The end of the server, in whatever way: nothing is flushed, so that after a power cut a record of the
     /// last seconds may be empty. For what ends with the machine anyway.
     Process,
+    /// A power cut, which may bring the earlier record back: the file is flushed, and the folder, which takes
+    /// longer, is not. For what is written again with more in it.
+    PowerCutOrEarlier,
     /// A power cut: file and folder are flushed before the call returns.
     PowerCut,
 }
@@ -184,7 +187,7 @@ pub fn write_file(path: &Path, bytes: &[u8], mode: u32, durability: Durability) 
         };
         let file = fill(&beside, bytes, mode)?;
         match durability {
-            Durability::PowerCut => {
+            Durability::PowerCut | Durability::PowerCutOrEarlier => {
                 file.sync_all()?;
                 fs::rename(&beside, path)?;
             }

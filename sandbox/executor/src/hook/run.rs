@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_pro
 use super::kind::{Kind, timeout};
 use super::output::Output;
 use crate::cgroup::JoinFds;
-use crate::sys::program::{Place, Program, ProgramError, ProgramFile, Spawned};
+use crate::sys::program::{Program, ProgramError, ProgramFile, SpawnOptions, Spawned};
 
 /// Hooks of one container at one moment. A hook has no environment but its own, and of descriptors only standard
 /// input, with the state, a null device, and standard error, of which an error shows the end.
@@ -113,7 +113,7 @@ impl Runner<'_> {
         };
         let env = strings(hook.env().as_deref().unwrap_or_default())?;
         let user = |container: Container<'_>| if container.user { libc::CLONE_NEWUSER } else { 0 };
-        let place = Place {
+        let options = SpawnOptions {
             namespaces: inside.map(|container| (container.process, NAMESPACES | user(container))),
             v1_tasks: self.cgroup.map_or(&[], |cgroup| &cgroup.v1_tasks),
             ends_with_caller: true,
@@ -125,7 +125,7 @@ impl Runner<'_> {
             env: &env,
             stdio: [stdin.as_fd(), null.as_fd(), stderr.as_fd()],
             cgroup: self.cgroup.and_then(|cgroup| cgroup.v2.as_ref()).map(AsFd::as_fd),
-            place,
+            options,
         };
         let spawned = program.spawn()?;
         drop(stderr);

@@ -233,11 +233,17 @@ impl Cni {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records it on disk first, then in memory.
+    /// Records it on disk first, then in memory. With the first record a pod can be detached; those with results only
+    /// tell the plugins more.
     async fn remember(&self, record: CniRecord) -> Result<(), NetworkError> {
         let records = self.records.clone();
+        let is_first = !self.records().contains_key(&record.pod);
+        let write = move || {
+            let written = if is_first { records.write(&record) } else { records.rewrite(&record) };
+            written.map(|()| record)
+        };
         // A busy disk may take long to make the record durable.
-        let written = spawn_blocking(move || records.write(&record).map(|()| record)).await;
+        let written = spawn_blocking(write).await;
         let record = written.map_err(|_| NetworkError::Interrupted("writing the record"))??;
         self.records().insert(record.pod.clone(), record);
         Ok(())

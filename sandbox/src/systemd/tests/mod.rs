@@ -6,7 +6,7 @@ mod peer;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crisp_executor::{Place, Program, ProgramFile};
+use crisp_executor::{Program, ProgramFile, SpawnOptions};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 
@@ -82,7 +82,7 @@ fn sleeping() -> ScopeHolder {
         env: &[],
         stdio,
         cgroup: None,
-        place: Place::default(),
+        options: SpawnOptions::default(),
     }
     .spawn()
     .unwrap();
