@@ -1,4 +1,4 @@
-//! What the host has that a cluster could leave behind, to be compared before and after.
+//! Everything on the host that a cluster could leave behind, to be compared before and after.
 //!
 //! Other tests may run at the same time; what is theirs is left out.
 
