@@ -121,6 +121,10 @@ impl Module {
         }
     }
 
+    fn source(self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(self.folder())
+    }
+
     fn built(self) -> PathBuf {
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
         target.join(self.folder()).join(self.version())
@@ -141,10 +145,26 @@ impl Program {
     }
 }
 
+impl Program {
+    /// Whether it is built, from the present main.go when that is a file of this crate.
+    fn is_built(self) -> bool {
+        let is_same = |(ours, built)| {
+            std::fs::read(ours).is_ok_and(|ours| std::fs::read(built).is_ok_and(|b| b == ours))
+        };
+        self.path().is_file() && self.main().is_none_or(is_same)
+    }
+
+    /// Its main.go in this crate, and the copy from which it was built.
+    fn main(self) -> Option<(PathBuf, PathBuf)> {
+        let ours = self.module.source().join("main.go");
+        (self.package == ".").then(|| (ours, self.path().with_extension("main.go")))
+    }
+}
+
 /// Whether the programs exist, or can be built.
 #[must_use]
 pub fn can_build(programs: &[Program]) -> bool {
-    programs.iter().all(|program| program.path().is_file()) || crisp_skip::program("go").is_some()
+    programs.iter().all(|program| program.is_built()) || crisp_skip::program("go").is_some()
 }
 
 /// Locked during a build: tests run in parallel, and two builds would do the same work twice.
@@ -158,9 +178,8 @@ pub fn build(programs: &[Program]) -> Result<()> {
     let _one_at_a_time = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     for module in MODULES {
         for cgo in [false, true] {
-            let is_wanted = |program: &Program| {
-                program.module == module && program.cgo == cgo && !program.path().is_file()
-            };
+            let is_wanted =
+                |program: &Program| program.module == module && program.cgo == cgo && !program.is_built();
             let missing: Vec<_> = programs.iter().copied().filter(is_wanted).collect();
             if !missing.is_empty() {
                 build_of(module, cgo, &missing)?;
@@ -176,7 +195,7 @@ fn build_of(module: Module, cgo: bool, missing: &[Program]) -> Result<()> {
     let partial = tempfile::Builder::new().prefix("partial-").tempdir_in(&folder)?;
     let go = crisp_skip::program("go").ok_or("go is not installed")?;
     let output = Command::new(go)
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(module.folder()))
+        .current_dir(module.source())
         // Two at a time, each of which takes up to a gigabyte of memory.
         .args(["build", "-p", "2"])
         .args(module.options())
@@ -191,6 +210,9 @@ fn build_of(module: Module, cgo: bool, missing: &[Program]) -> Result<()> {
     }
     for program in missing {
         std::fs::rename(partial.path().join(program.name), program.path())?;
+        if let Some((main, copy)) = program.main() {
+            std::fs::copy(main, copy)?;
+        }
     }
     Ok(())
 }

@@ -8,6 +8,7 @@
 //!  run/embedded.rs  (crisp run) --'
 //! ```
 
+mod deadline;
 mod folder;
 pub mod layout;
 mod lock;

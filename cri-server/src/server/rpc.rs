@@ -24,6 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic_health::ServingStatus;
 
 use super::Server;
+use super::deadline::Deadline;
 use super::log_service::LogService;
 use super::networks::NetworksService;
 use crate::run::supervise::StandaloneService;
@@ -58,6 +59,7 @@ impl Server {
         let (leave, leaving) = oneshot::channel();
         let serving = tonic::transport::Server::builder()
             .layer(self.metrics.rpc_layer(RPC_PATHS, STREAM_PATHS))
+            .layer(tower_layer::layer_fn(Deadline))
             .add_service(runtime)
             .add_service(images)
             .add_service(health_service)

@@ -1,5 +1,6 @@
 //! The cgroups of nodes: a folder for the cluster in each hierarchy of the host, with one for each node.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -79,6 +80,33 @@ pub(super) fn remove(path: &str) -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     Err(format!("processes are still in the cgroup {path}").into())
+}
+
+/// The folders at the top of any hierarchy whose names begin like this.
+pub(super) fn names(start: &str) -> Result<BTreeSet<String>> {
+    let tops = hierarchies()?.into_iter().flat_map(|hierarchy| folders_of(&hierarchy.mount));
+    let names = tops.filter_map(|folder| Some(folder.file_name()?.to_str()?.to_owned()));
+    Ok(names.filter(|name| name.starts_with(start)).collect())
+}
+
+/// The folders below this one in any hierarchy that the memory controller does not have there. Crisp keeps the cgroup
+/// of an ended exec below its container's, in one hierarchy, for the next one: these are left out.
+pub(super) fn strays(path: &str) -> Result<Vec<PathBuf>> {
+    let below = |root: &Path| -> BTreeSet<PathBuf> {
+        let folders = tree(root).into_iter();
+        folders.filter_map(|folder| Some(folder.strip_prefix(root).ok()?.to_owned())).collect()
+    };
+    let is_of_exec =
+        |folder: &Path| folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("exec-"));
+    let known = below(&memory(path)?);
+    let mut found = Vec::new();
+    for hierarchy in hierarchies()? {
+        let root = hierarchy.mount.join(path);
+        let all = below(&root);
+        let strays = all.difference(&known).filter(|folder| !is_of_exec(folder));
+        found.extend(strays.map(|folder| root.join(folder)));
+    }
+    Ok(found)
 }
 
 fn remove_tree(folder: &Path) {

@@ -1,16 +1,17 @@
 //! The outermost process: it starts the hub, and compares the machine before and after.
 
-use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::cgroups;
+use super::interrupted::{self, PREFIX};
 use super::report::until;
+use super::snapshot::snapshot;
 use super::sysctls::Sysctls;
+use crate::Result;
 use crate::programs::{self, Program};
-use crate::{Result, leak};
 
 const PROGRAMS: [Program; 8] = [
     programs::KUBELET,
@@ -31,21 +32,29 @@ pub fn run() -> Result<()> {
     // Refuses a host of another kind before it builds for minutes.
     cgroups::hierarchies()?;
     programs::build(&PROGRAMS)?;
+    interrupted::clean()?;
     // Nodes see /tmp of the host, but not its /var and /run.
-    let folder = tempfile::Builder::new().prefix("crisp-cluster-").tempdir_in("/tmp")?;
+    let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in("/tmp")?;
     let name =
         folder.path().file_name().ok_or("a temporary folder has a name")?.to_string_lossy().into_owned();
-    let _sysctls = Sysctls::remember();
-    let before = machine(&name)?;
+    let _sysctls = Sysctls::remember(folder.path())?;
+    let before = snapshot(&name)?;
     let status = run_hub(folder.path());
-    cgroups::remove(&name)?;
-    let Some(status) = status? else { return Err("interrupted".into()) };
-    if !status.success() {
-        let kept = folder.keep();
-        return Err(format!("the cluster failed ({status}); its logs are in {}", kept.display()).into());
+    let removed = cgroups::remove(&name);
+    let failure = match status? {
+        None => Some("interrupted".to_owned()),
+        Some(status) if status.success() => None,
+        Some(status) => {
+            Some(format!("the cluster failed ({status}); its logs are in {}", folder.keep().display()))
+        }
+    };
+    match (failure, removed) {
+        (None, removed) => removed?,
+        (Some(failure), Ok(())) => return Err(failure.into()),
+        (Some(failure), Err(error)) => return Err(format!("{failure}; {error}").into()),
     }
     until("the machine is as before", std::time::Duration::from_secs(10), || {
-        let after = machine(&name)?;
+        let after = snapshot(&name)?;
         let changes: Vec<_> = after.symmetric_difference(&before).collect();
         if changes.is_empty() { Ok(()) } else { Err(format!("{changes:#?}").into()) }
     })?;
@@ -60,7 +69,9 @@ fn run_hub(folder: &Path) -> Result<Option<ExitStatus>> {
     runtime.block_on(async {
         let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let mut hup = signal(SignalKind::hangup())?;
-        let mut hub = tokio::process::Command::new("unshare")
+        // A killed process kills nothing by itself: the kernel ends the hub then.
+        let mut hub = tokio::process::Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare"])
             .args(["--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"])
             .arg(std::env::current_exe()?)
             .arg("hub")
@@ -77,40 +88,4 @@ fn run_hub(folder: &Path) -> Result<Option<ExitStatus>> {
         hub.kill().await?;
         Ok(None)
     })
-}
-
-/// Everything of the machine that a cluster could leave behind. Other tests may run at the same time: their
-/// bridges (ct...), tables (crisp-...) and the interfaces of their pods (cr...) are left out.
-fn machine(name: &str) -> Result<BTreeSet<String>> {
-    let mut found = BTreeSet::new();
-    for (program, words) in [("ip", ["-o", "link"]), ("nft", ["list", "tables"])] {
-        let output = Command::new(program).args(words).output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let line = |line: &str| if program == "ip" { name_of_link(line) } else { line.to_owned() };
-        found.extend(text.lines().map(line).filter(|line| !is_of_other_tests(line)));
-    }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    found.extend(mounts.lines().filter(|line| line.contains(name)).map(|line| format!("mount {line}")));
-    for hierarchy in cgroups::hierarchies()? {
-        let folder = hierarchy.mount.join(name);
-        found.extend(folder.exists().then(|| format!("cgroup {}", folder.display())));
-    }
-    let theirs = |pid: &i32| leak::command_line(*pid).contains(name) || is_below(*pid, name);
-    found.extend(leak::processes().filter(theirs).map(|pid| format!("process {}", leak::command_line(pid))));
-    Ok(found)
-}
-
-/// Whether the process works on files of the cluster.
-fn is_below(pid: i32, name: &str) -> bool {
-    let process = Path::new("/proc").join(pid.to_string());
-    let links = ["cwd", "root", "fd/1", "fd/2"].map(|link| std::fs::read_link(process.join(link)));
-    links.iter().flatten().any(|path| path.to_string_lossy().contains(name))
-}
-
-fn name_of_link(line: &str) -> String {
-    line.split(": ").nth(1).unwrap_or(line).to_owned()
-}
-
-fn is_of_other_tests(line: &str) -> bool {
-    line.contains(" crisp-") || ["ct", "cr", "veth"].iter().any(|start| line.starts_with(start))
 }

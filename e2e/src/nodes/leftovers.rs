@@ -21,11 +21,11 @@ pub(super) fn check(node: &Node, pods: &[Pod]) -> Result<()> {
         container_cgroups: here().flat_map(|pod| &pod.containers).count(),
     };
     until(&format!("{} has nothing but its pods", node.name), Duration::from_secs(40), || {
-        let (had, orphans) = (Had::of(node, here())?, node.orphans()?);
-        if had == expected && orphans.is_empty() {
+        let (had, orphans, strays) = (Had::of(node, here())?, node.orphans()?, node.stray_cgroups()?);
+        if had == expected && orphans.is_empty() && strays.is_empty() {
             return Ok(());
         }
-        Err(format!("it has {had:?}, its pods {expected:?}; {orphans:?}").into())
+        Err(format!("it has {had:?}, its pods {expected:?}; {orphans:?} {strays:?}").into())
     })
 }
 

@@ -231,6 +231,11 @@ evictionHard: {memory.available: 100Mi, nodefs.available: \"1%\", imagefs.availa
         Ok(cgroups::tree(&folder))
     }
 
+    /// The cgroups of the node in other hierarchies that the memory controller, where pods are counted, does not have.
+    pub(super) fn stray_cgroups(&self) -> Result<Vec<PathBuf>> {
+        cgroups::strays(&self.cgroup)
+    }
+
     /// The processes of pods, each with the time of its start.
     pub(super) fn pod_processes(&self) -> Result<BTreeSet<(i32, String)>> {
         let files = self.pod_cgroups()?.into_iter().map(|folder| folder.join("cgroup.procs"));

@@ -1,9 +1,12 @@
 //! The server for its operator: reloading, the format of its log, its health.
 
 use std::os::unix::fs::MetadataExt as _;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crisp_e2e::{Image, Lab, Layer, Machine, Result, Setup, needs, request};
+use k8s_cri::v1::{ImageSpec, PullImageRequest};
+use prost::Message as _;
 use rustix::process::{Pid, Signal, kill_process};
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
@@ -151,6 +154,39 @@ async fn health_is_told_as_grpc_has_it() -> Result<()> {
     }
     let unknown = health.check(HealthCheckRequest { service: "other".to_owned() }).await;
     assert_eq!(unknown.unwrap_err().code(), tonic::Code::NotFound);
+    machine.close().await
+}
+
+/// The client is curl: those of gRPC end such a call themselves, most often before the server's answer comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_outlasts_the_limit_of_its_client_is_deadline_exceeded() -> Result<()> {
+    needs!("curl");
+    let machine = Machine::start_with(Setup { no_registry: true, ..Setup::default() }).await?;
+    // A registry that accepts connections and does not answer.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let image = ImageSpec { image: format!("{}/image:1", silent.local_addr()?), ..ImageSpec::default() };
+    let message = PullImageRequest { image: Some(image), ..PullImageRequest::default() }.encode_to_vec();
+    let body = machine.folder().join("request");
+    std::fs::write(&body, [&[0], &u32::try_from(message.len())?.to_be_bytes()[..], &message].concat())?;
+    for limit in ["20m", "30000u", "40m"].repeat(10) {
+        let output = Command::new("curl")
+            .args(["-sS", "--max-time", "10", "--http2-prior-knowledge", "-o", "/dev/null", "-D", "-"])
+            .args(["-H", "content-type: application/grpc", "-H", "te: trailers"])
+            .args(["-H", &format!("grpc-timeout: {limit}"), "--data-binary"])
+            .arg(format!("@{}", body.display()))
+            .arg("--unix-socket")
+            .arg(machine.socket())
+            .arg("http://localhost/runtime.v1.ImageService/PullImage")
+            .output()?;
+        let headers = String::from_utf8(output.stdout)?;
+        let status = headers.lines().find_map(|line| line.strip_prefix("grpc-status: "));
+        assert_eq!(
+            status.map(str::trim),
+            Some("4"),
+            "{limit}: {headers}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
     machine.close().await
 }
 
