@@ -70,7 +70,8 @@ pub(crate) fn remove_cgroups(ids: &[String]) {
     }
 }
 
-/// Removes the cgroup that servers make for pods without a parent of their own, where it is empty.
+/// Removes the cgroup that servers make for pods without a parent of their own, where it is empty. A server that is
+/// about to make a pod there makes it again, as it does when another server has removed it.
 fn remove_empty_parents() {
     let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
     let parents = hierarchies.map(|entry| entry.path().join("crisp"));

@@ -78,7 +78,7 @@ fn wait(report: &Report) -> anyhow::Result<()> {
     }
 }
 
-/// A process whose start has failed ends by itself: from then on the container counts as stopped.
+/// Waits for the end of a process whose start has failed: then the container counts as stopped.
 fn wait_for_end(record: &Record) {
     if let Some(init) = record.init.and_then(Init::open) {
         let _ = is_readable_within(&init, END);

@@ -82,7 +82,8 @@ fn kill_all(cgroups: &[PathBuf]) {
 
 fn processes(cgroup: &Path, pids: &mut Vec<String>) {
     let listed = std::fs::read_to_string(cgroup.join(PROCESSES)).unwrap_or_default();
-    pids.extend(listed.lines().map(ToOwned::to_owned));
+    // 0 is a process outside of this PID namespace.
+    pids.extend(listed.lines().filter(|pid| *pid != "0").map(ToOwned::to_owned));
     folders(cgroup).for_each(|inner| processes(&inner, pids));
 }
 

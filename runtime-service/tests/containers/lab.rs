@@ -254,7 +254,7 @@ fn cgroup(number: u32) -> String {
 }
 
 fn bridge(number: u32) -> String {
-    format!("lab{number}")
+    format!("lb{}n{number}", std::process::id())
 }
 
 /// `sh -c line`, logging to `name`.log.

@@ -92,9 +92,9 @@ impl Exec {
         }
     }
 
-    /// See [`Launch::look_at`].
-    pub(crate) fn look_at(&self) -> Option<Instant> {
-        self.launch.as_ref()?.look_at
+    /// See [`Launch::read_at`].
+    pub(crate) fn read_at(&self) -> Option<Instant> {
+        self.launch.as_ref()?.read_at
     }
 
     /// Kills it and all processes that it started. No later exec may use its cgroup: since Linux 6.14 it

@@ -1,6 +1,6 @@
 //! A process between its clone and its exec, and the request that waits for it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crisp_executor::run::{Progress, Report, Reported, Stage, StageError};
 use crisp_monitor::wire::Header;
@@ -9,6 +9,9 @@ use rustix::fd::OwnedFd;
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::poller::{Key, Poller, Token};
+
+/// Interval for reading a report that cannot be polled.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// A request that gets its response later.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +29,7 @@ pub(crate) struct Launch {
     /// Set when it failed: it is reaped next, and then the response is sent.
     pub(crate) failed: Option<StageError>,
     /// Set while the report is not polled: when to read it if the process has not ended before.
-    pub(crate) look_at: Option<Instant>,
+    pub(crate) read_at: Option<Instant>,
 }
 
 /// The state of a launch.
@@ -45,24 +48,24 @@ impl Launch {
             is_exposed,
             reported: Reported::new(wants_terminal),
             failed: None,
-            look_at: None,
+            read_at: None,
         }
     }
 
-    /// Leaves the report unread until the child's end or `look_at`, if that is set.
-    pub(crate) fn unpolled_until(self, look_at: Option<Instant>) -> Self {
-        Self { look_at, ..self }
+    /// Leaves the report unread until the child's end or `read_at`, if that is set.
+    pub(crate) fn unpolled_until(self, read_at: Option<Instant>) -> Self {
+        Self { read_at, ..self }
     }
 
-    /// Has the report polled, if it is not.
+    /// Starts to poll the report, if it is not polled yet. If that fails, it is read again after a moment.
     pub(crate) fn poll(&mut self, poller: &Poller, key: Key) {
-        if self.look_at.take().is_some() {
-            let _ = poller.add(&self.report, Token::Launch(key));
+        if self.read_at.take().is_some() && poller.add(&self.report, Token::Launch(key)).is_err() {
+            self.read_at = Some(Instant::now() + AGAIN);
         }
     }
 
     pub(crate) fn stop_polling(&self, poller: &Poller) {
-        if self.look_at.is_none() {
+        if self.read_at.is_none() {
             poller.remove(&self.report);
         }
     }

@@ -2,10 +2,9 @@
 //!
 //! ```text
 //!   <root>/standalone/volumes/NAME     in a pod: a hostPath, or a PersistentVolumeClaim of a manifest
-//!   mod.rs: the commands   volumes.rs: the volumes   users.rs: what uses them   labels.rs: their labels
+//!   mod.rs: the commands   volumes.rs: the volumes   users.rs: what uses them
 //! ```
 
-mod labels;
 mod usage;
 mod users;
 mod volumes;
@@ -46,7 +45,7 @@ enum Command {
     Inspect(Inspect),
     /// Remove volumes and their content
     Rm {
-        /// Success when there is no such volume; one in use is never removed
+        /// Do not fail for a volume that does not exist; one in use is not removed
         #[arg(long, short)]
         force: bool,
         #[arg(required = true)]
@@ -57,7 +56,7 @@ enum Command {
         /// Do not ask for confirmation
         #[arg(long, short)]
         force: bool,
-        /// Accepted for scripts: also volumes with a name are always removed
+        /// No effect: volumes with a name are always included
         #[arg(long, short)]
         all: bool,
         /// Only volumes with a label, `label=KEY` or `label=KEY=VALUE`
@@ -74,7 +73,7 @@ struct Create {
     /// Label, as KEY=VALUE; a volume that already exists keeps those it has
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
-    /// Kind of the volume; there is one
+    /// Driver: only `local` is supported
     #[arg(long, short, value_parser = ["local"], default_value = "local", hide_default_value = true)]
     driver: String,
 }
@@ -112,16 +111,17 @@ impl Volume {
         let volumes = Volumes::load(&mut client).await?;
         match self.command {
             Command::Create(create) => {
-                let labels = variables::pairs("--label", &[], &create.labels)?.into_iter().collect();
-                print::line(volumes.create(create.name, labels)?)?;
+                let labels = variables::pairs("--label", &[], &create.labels)?;
+                print::line(volumes.create(create.name, &labels)?)?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Ls(ls) => ls.run(&volumes),
             Command::Inspect(inspect) => inspect.run(&volumes),
             Command::Rm { force, names } => {
-                let names: Vec<String> =
-                    names.into_iter().filter(|name| !force || volumes.path_of(name).exists()).collect();
-                Ok(each(&names, async |name| volumes.remove(name)).await)
+                let remove = |name: &str| {
+                    if force { volumes.remove_if_present(name) } else { volumes.remove(name) }
+                };
+                Ok(each(&names, async |name| remove(name)).await)
             }
             Command::Prune { force, all: _, filter } => {
                 let filters = Filters::parse(&filter, &["label"])?;
@@ -141,7 +141,7 @@ impl Ls {
         filters.check("dangling", &["true", "false"])?;
         let mut rows = Vec::new();
         for name in volumes.names()? {
-            if volumes.is_meant(&name, &filters)? {
+            if volumes.matches(&name, &filters)? {
                 rows.push(volumes.describe(&name)?);
             }
         }

@@ -10,14 +10,14 @@ use crisp_proto::runtime::v1::StatusRequest;
 use crisp_runtime_service::spec::copy_up;
 use serde_json::{Value, json};
 
-use super::labels::{self, Labels};
 use super::users::Users;
 use crate::cli::Client;
 use crate::cli::client::refused;
 use crate::cli::filter::{Filters, name_matches};
 use crate::print;
 use crate::run::manifest::is_dns_name;
-use crate::run::volumes::folder::{make_whole, private_folder};
+use crate::run::volumes::folder::{make_labelled, private_folder};
+use crate::run::volumes::labels::{self, Labels};
 use crate::run::volumes::mount_table;
 use crate::server::layout;
 use crate::time::shown;
@@ -54,37 +54,36 @@ impl Volumes {
         Ok(Self { folder, users })
     }
 
-    pub fn create(&self, name: Option<String>, labels: Labels) -> anyhow::Result<String> {
+    /// The name of the volume, which may have been there already: then it keeps its labels.
+    pub fn create(&self, name: Option<String>, labels: &Labels) -> anyhow::Result<String> {
         let name = match name {
             Some(name) => name,
             None => random_name()?,
         };
         check(&name)?;
         let path = self.path_of(&name);
-        if path.is_dir() {
-            return Ok(name);
+        if !path.is_dir() {
+            self.make(&name, &path, labels)?;
         }
-        if !is_mountable(&name) {
+        if !labels.is_empty() && labels::read(&path).ok().as_ref() != Some(labels) {
+            print::warning(format_args!("crisp: the volume {name} exists already, and keeps its own labels"));
+        }
+        Ok(name)
+    }
+
+    fn make(&self, name: &str, path: &Path, labels: &Labels) -> anyhow::Result<()> {
+        if !is_mountable(name) {
             bail!(
                 "{name:?} is no name that a pod can mount: expected lower-case letters, digits, '-' and '.', or \
                  NAMESPACE_CLAIM for a claim of another namespace than default"
             );
         }
         // With the permissions of a volume that a pod makes.
-        let made = private_folder(&self.folder).and_then(|()| make_whole(&path, None));
-        match made {
+        match private_folder(&self.folder).and_then(|()| make_labelled(path, None, labels)) {
             // A pod was faster.
-            Err(_) if path.is_dir() => return Ok(name),
-            made => made.with_context(|| path.display().to_string())?,
+            Err(_) if path.is_dir() => Ok(()),
+            made => made.with_context(|| path.display().to_string()),
         }
-        if !labels.is_empty()
-            && let Err(error) = labels::write(&path, labels)
-        {
-            // Nothing is lost: this fails when a pod has it already, and has written to it.
-            let _ = fs::remove_dir(&path);
-            return Err(error);
-        }
-        Ok(name)
     }
 
     pub fn names(&self) -> anyhow::Result<Vec<String>> {
@@ -116,7 +115,7 @@ impl Volumes {
         let made = made.ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
         let made = made.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(0));
         let labels = labels::read(&path).unwrap_or_else(|error| {
-            print::warning(format_args!("crisp: {name}: {error:#}"));
+            print::warning(format_args!("crisp: the labels of the volume {name}: {error}"));
             Labels::new()
         });
         Ok(json!({
@@ -141,8 +140,6 @@ impl Volumes {
         if let Some(point) = mount_table::points_below(&real).context("the mount table")?.first() {
             bail!("{} is a mount, and its content is not the volume's: unmount it first", point.display());
         }
-        // Before the folder: a later volume of this name must not have them.
-        labels::remove(&path)?;
         record::remove_folder(&path).with_context(|| path.display().to_string())?;
         let draft = copy_up::draft(&path);
         record::remove_folder(&draft).with_context(|| draft.display().to_string())
@@ -162,12 +159,30 @@ impl Volumes {
     ///
     /// # Errors
     /// Its labels are needed, and cannot be read.
-    pub fn is_meant(&self, name: &str, filters: &Filters) -> anyhow::Result<bool> {
-        let labels = if filters.has("label") { labels::read(&self.path_of(name))? } else { Labels::new() };
+    pub fn matches(&self, name: &str, filters: &Filters) -> anyhow::Result<bool> {
+        let labels = if filters.has("label") {
+            labels::read(&self.path_of(name)).with_context(|| format!("the labels of the volume {name}"))?
+        } else {
+            Labels::new()
+        };
         Ok(filters.any("name", |wanted| name_matches(name, wanted))
             && filters.any("driver", |wanted| wanted == DRIVER)
             && filters.any("dangling", |wanted| (wanted == "true") != self.is_used(name))
             && filters.labels(|key| labels.get(key)))
+    }
+
+    /// Removes a volume, and succeeds when there is none.
+    pub fn remove_if_present(&self, name: &str) -> anyhow::Result<()> {
+        check(name)?;
+        let is_gone = || {
+            let there = fs::symlink_metadata(self.path_of(name));
+            there.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        };
+        if is_gone() {
+            return Ok(());
+        }
+        // Another command may remove it at the same time.
+        self.remove(name).or_else(|error| if is_gone() { Ok(()) } else { Err(error) })
     }
 
     /// Removes those that pass the filters and are not used, and goes on after a failure.
@@ -175,7 +190,7 @@ impl Volumes {
         self.users.complete()?;
         let mut pruned = Pruned::default();
         for name in self.names()?.into_iter().filter(|name| !self.is_used(name)) {
-            let removed = self.is_meant(&name, filters).and_then(|is_meant| match is_meant {
+            let removed = self.matches(&name, filters).and_then(|is_chosen| match is_chosen {
                 true => self.remove(&name).map(|()| true),
                 false => Ok(false),
             });
@@ -246,7 +261,7 @@ mod tests {
     fn a_folder_that_is_no_volume_is_not_listed() {
         let root = tempfile::tempdir().unwrap();
         let volumes = Volumes { folder: root.path().join("volumes"), users: Users::default() };
-        volumes.create(Some("data".to_owned()), Labels::new()).unwrap();
+        volumes.create(Some("data".to_owned()), &Labels::new()).unwrap();
         for name in ["lost+found", ".data.new"] {
             fs::create_dir(volumes.folder.join(name)).unwrap();
         }
@@ -261,16 +276,16 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let volumes = Volumes { folder: root.path().join("volumes"), users: Users::default() };
         for _ in 0..2 {
-            volumes.create(Some("data".to_owned()), Labels::new()).unwrap();
+            volumes.create(Some("data".to_owned()), &Labels::new()).unwrap();
         }
         let mode = fs::metadata(volumes.find("data").unwrap()).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o777);
-        let error = volumes.create(Some("My_data".to_owned()), Labels::new()).unwrap_err();
+        let error = volumes.create(Some("My_data".to_owned()), &Labels::new()).unwrap_err();
         assert!(error.to_string().contains("a pod can mount"), "{error}");
         // That of a claim in a namespace.
         fs::create_dir(volumes.folder.join("shop_data")).unwrap();
         assert!(
-            volumes.create(Some("shop_data".to_owned()), Labels::new()).is_ok()
+            volumes.create(Some("shop_data".to_owned()), &Labels::new()).is_ok()
                 && volumes.remove("shop_data").is_ok()
         );
     }
@@ -280,7 +295,7 @@ mod tests {
         crisp_skip::needs!();
         let root = tempfile::tempdir().unwrap();
         let volumes = Volumes { folder: root.path().join("volumes"), users: Users::default() };
-        volumes.create(Some("media".to_owned()), Labels::new()).unwrap();
+        volumes.create(Some("media".to_owned()), &Labels::new()).unwrap();
         let point = volumes.find("media").unwrap().join("films");
         fs::create_dir(&point).unwrap();
         let flags = rustix::mount::MountFlags::empty();
@@ -302,7 +317,7 @@ mod tests {
         let volumes = Volumes { folder: root.path().join("volumes"), users };
         assert!(volumes.names().unwrap().is_empty());
         for name in ["used", "free"] {
-            volumes.create(Some(name.to_owned()), Labels::new()).unwrap();
+            volumes.create(Some(name.to_owned()), &Labels::new()).unwrap();
         }
         fs::write(volumes.find("free").unwrap().join("file"), vec![1; 10_000]).unwrap();
         assert!(volumes.remove("used").unwrap_err().to_string().contains("pod/web"));
@@ -316,16 +331,17 @@ mod tests {
 
     #[test]
     fn labels_choose_volumes_and_go_with_them() {
+        crisp_skip::needs!();
         let root = tempfile::tempdir().unwrap();
         let volumes = Volumes { folder: root.path().join("volumes"), users: Users::one("used", "pod/web") };
         let labels = |text: &str| Labels::from([("app".to_owned(), text.to_owned())]);
         for (name, of) in
             [("used", labels("web")), ("web", labels("web")), ("db", labels("db")), ("plain", Labels::new())]
         {
-            volumes.create(Some(name.to_owned()), of).unwrap();
+            volumes.create(Some(name.to_owned()), &of).unwrap();
         }
         // One that is there already keeps its labels, as with docker.
-        volumes.create(Some("db".to_owned()), labels("web")).unwrap();
+        volumes.create(Some("db".to_owned()), &labels("web")).unwrap();
         assert_eq!(volumes.describe("db").unwrap()["Labels"], json!({ "app": "db" }));
         assert_eq!(volumes.names().unwrap(), ["db", "plain", "used", "web"]);
         let filters = |texts: &[&str]| {
@@ -334,7 +350,7 @@ mod tests {
         };
         let meant = |texts: &[&str]| -> Vec<String> {
             let names = volumes.names().unwrap().into_iter();
-            names.filter(|name| volumes.is_meant(name, &filters(texts)).unwrap()).collect()
+            names.filter(|name| volumes.matches(name, &filters(texts)).unwrap()).collect()
         };
         assert_eq!(meant(&["label=app=web"]), ["used", "web"]);
         assert_eq!(meant(&["label=app", "dangling=true"]), ["db", "web"]);
@@ -345,17 +361,18 @@ mod tests {
         );
         assert_eq!(volumes.prune(&filters(&["label=app=web"])).unwrap().removed, ["web"]);
         volumes.remove("db").unwrap();
-        volumes.create(Some("db".to_owned()), Labels::new()).unwrap();
+        volumes.create(Some("db".to_owned()), &Labels::new()).unwrap();
         assert_eq!(volumes.describe("db").unwrap()["Labels"], json!({}), "those of an earlier volume");
     }
 
     #[test]
     fn labels_that_cannot_be_read_are_named_and_remove_nothing() {
+        crisp_skip::needs!();
         let root = tempfile::tempdir().unwrap();
         let volumes = Volumes { folder: root.path().join("volumes"), users: Users::default() };
-        volumes.create(Some("data".to_owned()), Labels::from([("a".to_owned(), "b".to_owned())])).unwrap();
-        let record = volumes.folder.join(".data.labels");
-        fs::write(&record, "{").unwrap();
+        volumes.create(Some("data".to_owned()), &Labels::new()).unwrap();
+        let none = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(volumes.path_of("data"), "trusted.crisp.labels", b"{", none).unwrap();
         assert_eq!(
             volumes.describe("data").unwrap()["Labels"],
             json!({}),
@@ -364,11 +381,29 @@ mod tests {
         let filters = Filters::parse(&["label=c".to_owned()], &["label"]).unwrap();
         let pruned = volumes.prune(&filters).unwrap();
         assert!(
-            pruned.removed.is_empty() && pruned.failures[0].contains(".data.labels"),
-            "{:?}",
-            pruned.failures
+            pruned.removed.is_empty() && pruned.failures[0].contains("labels of the volume data"),
+            "{pruned:?}"
         );
         volumes.remove("data").unwrap();
-        assert!(!record.exists());
+    }
+
+    #[test]
+    fn a_volume_whose_labels_cannot_be_kept_is_not_made() {
+        crisp_skip::needs!();
+        let root = tempfile::tempdir().unwrap();
+        let volumes = Volumes { folder: root.path().join("volumes"), users: Users::default() };
+        let long = Labels::from([("a".to_owned(), "b".repeat(70_000))]);
+        let error = format!("{:#}", volumes.create(Some("data".to_owned()), &long).unwrap_err());
+        assert!(error.contains("too long"), "{error}");
+        assert_eq!(fs::read_dir(&volumes.folder).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_removal_may_find_no_volume_but_no_bad_name() {
+        let root = tempfile::tempdir().unwrap();
+        let volumes = Volumes { folder: root.path().join("volumes"), users: Users::one("used", "pod/web") };
+        volumes.create(Some("used".to_owned()), &Labels::new()).unwrap();
+        volumes.remove_if_present("none").unwrap();
+        assert!(volumes.remove_if_present("used").is_err() && volumes.remove_if_present("a/b").is_err());
     }
 }

@@ -9,6 +9,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 
+use super::labels::{self, Labels};
 use crate::server::layout;
 
 /// The group can read and write, and new files in it belong to the group.
@@ -17,12 +18,24 @@ const SHARED: u32 = 0o2770;
 /// Makes a folder for all users, or for a group too. It appears with its final permissions: a server may die
 /// between the creation of a folder and the change of its permissions.
 pub fn make_whole(path: &Path, group: Option<u32>) -> io::Result<()> {
+    make_labelled(path, group, &Labels::new())
+}
+
+/// The same, with labels.
+pub fn make_labelled(path: &Path, group: Option<u32>, labels: &Labels) -> io::Result<()> {
     let beside = layout::unfinished(path);
     match fs::DirBuilder::new().create(&beside) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         made => made?,
     }
     set_owner(&beside, 0o777, group)?;
+    labels::clear(&beside);
+    if !labels.is_empty()
+        && let Err(error) = labels::write(&beside, labels)
+    {
+        let _ = fs::remove_dir(&beside);
+        return Err(error);
+    }
     let renamed = rustix::fs::renameat_with(CWD, &beside, CWD, path, RenameFlags::NOREPLACE);
     if renamed.is_err() {
         let _ = fs::remove_dir(&beside);

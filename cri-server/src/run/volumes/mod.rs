@@ -10,6 +10,7 @@
 
 pub mod folder;
 mod host_path;
+pub mod labels;
 pub mod mount_table;
 mod own_thread;
 mod projected;

@@ -55,23 +55,22 @@ pub async fn exec_sync(
         after: limit.unwrap_or_default(),
     };
     let operation = service.operation(OPERATION, &id);
+    let begun = Instant::now();
+    let observe = || service.exec_seconds.observe(begun.elapsed().as_secs_f64());
     let launch = exec::launch(&operation, service, container, &pod, command, streams);
     // Dropping it at the deadline kills the command.
     let launched = within(deadline, launch).await.ok_or_else(too_late)?;
     let (mut running, outputs) = operation.finish(launched).await?;
-    let timer = service.exec_seconds.start_timer();
     let ended = match running.ended().await {
-        Some(Ok(code)) => outputs.finish().await.map(|(stdout, stderr)| Output { stdout, stderr, code }),
-        Some(Err(error)) => Err(error.into()),
-        None => match collect(running, outputs, deadline).await {
-            Some(ended) => ended,
-            None => {
-                timer.observe_duration();
-                return Err(too_late());
+        Some(status) => {
+            observe();
+            match status {
+                Ok(code) => Ok(output(code, outputs.finish().await)),
+                Err(error) => Err(error.into()),
             }
-        },
+        }
+        None => collect(running, outputs, deadline, observe).await.ok_or_else(too_late)?,
     };
-    timer.observe_duration();
     match ended {
         Ok(output) => Ok(output),
         Err(cause) => {
@@ -81,11 +80,16 @@ pub async fn exec_sync(
     }
 }
 
+fn output(code: i32, (stdout, stderr): (Vec<u8>, Vec<u8>)) -> Output {
+    Output { stdout, stderr, code }
+}
+
 /// Reads the output of a command that goes on, until its end. None: the deadline has passed, and it is killed.
 async fn collect(
     mut running: Running,
     outputs: Outputs<OwnedFd>,
     deadline: Option<Instant>,
+    observe: impl FnOnce(),
 ) -> Option<Result<Output, Cause>> {
     let mut outputs = match outputs.polled() {
         Ok(outputs) => outputs,
@@ -94,13 +98,12 @@ async fn collect(
     };
     let Some(status) = outputs.read_until(within(deadline, running.wait())).await else {
         running.kill().await;
+        observe();
         return None;
     };
+    observe();
     Some(match status {
-        Ok(code) => {
-            let (stdout, stderr) = outputs.finish().await;
-            Ok(Output { stdout, stderr, code })
-        }
+        Ok(code) => Ok(output(code, outputs.finish().await)),
         Err(error) => Err(error.into()),
     })
 }

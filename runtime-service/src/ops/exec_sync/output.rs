@@ -47,11 +47,16 @@ impl<F: AsFd> Outputs<F> {
         self.stdout.read_rest() & self.stderr.read_rest()
     }
 
-    fn into_data(mut self) -> (Vec<u8>, Vec<u8>) {
-        let (stdout, mut stderr) = (take(&mut self.stdout.kept.data), take(&mut self.stderr.kept.data));
-        stderr.truncate(MAX_OUTPUT - stdout.len());
-        (stdout, stderr)
+    fn into_data(self) -> (Vec<u8>, Vec<u8>) {
+        joined(self.stdout.kept, self.stderr.kept)
     }
+}
+
+/// Both streams, within the limit for both together.
+fn joined(mut stdout: Kept, mut stderr: Kept) -> (Vec<u8>, Vec<u8>) {
+    let (stdout, mut stderr) = (take(&mut stdout.data), take(&mut stderr.data));
+    stderr.truncate(MAX_OUTPUT - stdout.len());
+    (stdout, stderr)
 }
 
 impl Outputs<OwnedFd> {
@@ -61,11 +66,19 @@ impl Outputs<OwnedFd> {
     }
 
     /// As [`Outputs<pipe::Receiver>::finish`].
-    pub(super) async fn finish(mut self) -> Result<(Vec<u8>, Vec<u8>), Cause> {
+    pub(super) async fn finish(mut self) -> (Vec<u8>, Vec<u8>) {
         if self.read_rest() {
-            return Ok(self.into_data());
+            return self.into_data();
         }
-        Ok(self.polled()?.finish().await)
+        let (Collector { from: stdout, kept: of_stdout }, Collector { from: stderr, kept: of_stderr }) =
+            (self.stdout, self.stderr);
+        let (Ok(stdout), Ok(stderr)) = (receiver(stdout), receiver(stderr)) else {
+            // What the command itself has written is here.
+            return joined(of_stdout, of_stderr);
+        };
+        let (stdout, stderr) =
+            (Collector { from: stdout, kept: of_stdout }, Collector { from: stderr, kept: of_stderr });
+        Outputs { stdout, stderr }.finish().await
     }
 }
 
@@ -259,7 +272,7 @@ mod tests {
         drop(to_stdout);
         let outputs = Outputs::new(stdout, stderr);
         let begun = std::time::Instant::now();
-        assert_eq!(outputs.finish().await.unwrap(), (b"said".to_vec(), b"warned".to_vec()));
+        assert_eq!(outputs.finish().await, (b"said".to_vec(), b"warned".to_vec()));
         assert!(begun.elapsed() < Duration::from_secs(2));
         drop(to_stderr);
     }

@@ -30,7 +30,7 @@ impl Monitor {
     pub(super) fn timeout(&self) -> Option<Duration> {
         let containers =
             self.containers.values().flat_map(|c| [c.log.retry_at(), c.announce_at(), c.clients_retry_at()]);
-        let execs = self.execs.values().flat_map(|exec| [exec.kill_at, exec.response.at(), exec.look_at()]);
+        let execs = self.execs.values().flat_map(|exec| [exec.kill_at, exec.response.at(), exec.read_at()]);
         let orphans = self.orphans.iter().map(|orphans| Some(orphans.kill_at));
         let held = self.held.iter().map(|held| Some(held.until));
         let own = [self.tidy.0, self.ending.give_up_at(), self.unused_at()];
@@ -58,9 +58,9 @@ impl Monitor {
             self.announce_if_done(key, now);
         }
         let look: Vec<Key> =
-            self.execs.iter().filter(|(_, exec)| due(exec.look_at())).map(|(key, _)| *key).collect();
+            self.execs.iter().filter(|(_, exec)| due(exec.read_at())).map(|(key, _)| *key).collect();
         for key in look {
-            self.look_at_launch(key);
+            self.read_unpolled_report(key);
         }
         let respond: Vec<Key> =
             self.execs.iter().filter(|(_, exec)| due(exec.response.at())).map(|(key, _)| *key).collect();

@@ -17,7 +17,7 @@ use crate::monitor::{Call, Monitor, Reply};
 use crate::poller::{Key, Token};
 
 /// Limit for delaying a response. Most probes have ended by then; output of others waits in its pipes. Until then
-/// also the report of the exec is left unread: the end of the process tells the same, and a monitor that woke at the
+/// also the report of the exec is left unread: the end of the process reports the same, and a monitor that woke at the
 /// exec would take the processor from it.
 const LATE: Duration = Duration::from_millis(5);
 
@@ -74,9 +74,9 @@ impl Monitor {
         let key = self.new_key();
         let late = (late_response && !process.terminal).then(|| Instant::now() + LATE);
         // The report of a helper is how its process becomes known.
-        let look_at = late.filter(|_| starting.helper.is_none());
-        if look_at.is_none() {
-            let _ = self.poller.add(&starting.report, Token::Launch(key));
+        let mut read_at = late.filter(|_| starting.helper.is_none());
+        if read_at.is_none() && self.poller.add(&starting.report, Token::Launch(key)).is_err() {
+            read_at = Some(Instant::now() + LATE);
         }
         let launch = Launch::new(starting.report, requester, process.terminal, is_exposed);
         let exec = Exec {
@@ -84,7 +84,7 @@ impl Monitor {
             connection: requester.connection,
             container: id,
             process: Child::new(starting.pid, starting.pidfd, starting.helper),
-            launch: Some(launch.unpolled_until(look_at)),
+            launch: Some(launch.unpolled_until(read_at)),
             grace: Duration::from_millis(grace_ms.into()),
             cgroup: v2.map(|index| fds.swap_remove(index)),
             is_hung_up: false,
@@ -118,7 +118,7 @@ impl Monitor {
     }
 
     /// Reads a report that is not polled, and has it polled if there is more to come.
-    pub(crate) fn look_at_launch(&mut self, key: Key) {
+    pub(crate) fn read_unpolled_report(&mut self, key: Key) {
         if let Some(launch) = self.execs.get_mut(&key).and_then(|exec| exec.launch.as_mut()) {
             launch.poll(&self.poller, key);
             self.launch_progress(key);

@@ -22,16 +22,16 @@ impl Monitor {
     pub(crate) fn must_wait(&mut self, process: &Process) -> bool {
         self.pod.note_rights(process);
         process.may_trace() && self.has_exposed() && {
-            self.look_at_launches();
+            self.read_unpolled_reports();
             self.has_exposed()
         }
     }
 
-    /// Those whose reports are not polled may have exec'd long ago.
-    fn look_at_launches(&mut self) {
-        let unpolled = self.execs.iter().filter(|(_, exec)| exec.look_at().is_some());
+    /// Reads the reports that are not polled: their processes may have exec'd long ago.
+    fn read_unpolled_reports(&mut self) {
+        let unpolled = self.execs.iter().filter(|(_, exec)| exec.read_at().is_some());
         for key in unpolled.map(|(key, _)| *key).collect::<Vec<_>>() {
-            self.look_at_launch(key);
+            self.read_unpolled_report(key);
         }
     }
 
