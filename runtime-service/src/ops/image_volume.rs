@@ -258,7 +258,7 @@ pub(super) fn like(source: impl AsFd, target: impl AsFd, stat: &Stat) -> Result<
 }
 
 /// Copies file capabilities, access control lists and the user's own attributes. A label of SELinux is that of the
-/// container's files, not of the image's.
+/// container's files, not of the image's; and `trusted.*` belongs to the host, which keeps the labels of volumes there.
 fn copy_attributes(source: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
     let mut names = vec![0; MAX_ATTRIBUTE];
     let length = match rustix::fs::flistxattr(&source, &mut names) {
@@ -270,7 +270,7 @@ fn copy_attributes(source: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
     }
     let mut value = vec![0; MAX_ATTRIBUTE];
     for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        if name == b"security.selinux" || name.starts_with(b"trusted.overlay.") {
+        if name == b"security.selinux" || name.starts_with(b"trusted.") {
             continue;
         }
         match rustix::fs::fgetxattr(&source, name, &mut value) {
@@ -333,9 +333,15 @@ mod tests {
         symlink("/etc/passwd", root.join("data/link")).unwrap();
         let view = rustix::fs::open(&root, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         rustix::fs::setxattr(root.join("data/sub/file"), "user.note", b"kept", XattrFlags::empty()).unwrap();
+        let of_host =
+            |path: &Path| rustix::fs::setxattr(path, "trusted.crisp.labels", b"{}", XattrFlags::empty());
+        let is_set = of_host(&root.join("data")).is_ok();
+        assert!(is_set || !crisp_skip::is_root());
         assert!(copy_up(&view, &volume, Path::new("/data"), &limits(&[], &Cancel::new())).unwrap());
         let mut value = [0; 16];
         assert_eq!(rustix::fs::getxattr(volume.join("sub/file"), "user.note", &mut value), Ok(4));
+        let label = rustix::fs::getxattr(&volume, "trusted.crisp.labels", &mut value);
+        assert_eq!(label, Err(Errno::NODATA), "an image would choose the labels of a user's volume");
         assert_eq!(fs::read_to_string(volume.join("sub/file")).unwrap(), "text");
         assert_eq!(fs::metadata(volume.join("sub/file")).unwrap().mode() & 0o7777, 0o640);
         assert_eq!(fs::metadata(&volume).unwrap().mode() & 0o7777, 0o1777);
