@@ -5,8 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The last commit of protocol 1, and the last one of protocol 2 that is in the history.
-commits=(18f6d27^ 335df34)
+# The last commits of protocol 1, of protocol 2 (of those in the history), and of protocol 3.
+commits=(18f6d27^ 335df34 89cfb69^)
 
 bash e2e/install.sh gcc libc6-dev busybox-static docker-registry protobuf-compiler
 export CARGO_INCREMENTAL=0

@@ -149,10 +149,11 @@ impl Pods {
         self.service.subscribe()
     }
 
-    /// Whether pods with their own network can be made, and if not, the reason.
+    /// Whether pods with their own network can be made, and if not, the reason. Blocks for up to some seconds
+    /// after the start of the server.
     #[must_use]
     pub fn network_status(&self) -> NetworkStatus {
-        self.service.networks.status()
+        self.service.networks.first_status()
     }
 
     /// The networks, for statistics.

@@ -1,5 +1,6 @@
 //! The log of the server: as text, as JSON, or to journald.
 
+mod journal;
 mod queue;
 
 use std::fs::File;
@@ -14,6 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
+use self::journal::{JournalLayer, JournalSocket, SOCKET};
 use self::queue::{FlushAtEnd, LineQueue};
 use crate::config::{LogFormat, Settings};
 
@@ -54,8 +56,8 @@ impl LogLevel {
 /// journald is set explicitly and does not answer.
 pub fn start(settings: &Settings) -> anyhow::Result<Log> {
     let (filter, level) = reload::Layer::new(settings.log_level.value.parse::<EnvFilter>()?);
-    let (stderr, flush) = queued_stderr().context("cannot start the log's thread")?;
-    tracing_subscriber::registry().with(filter).with(layer(settings.log_format.value, stderr)?).init();
+    let (layer, flush) = layer(settings.log_format.value)?;
+    tracing_subscriber::registry().with(filter).with(layer).init();
     Ok(Log { level: LogLevel(level), _flush: flush })
 }
 
@@ -64,26 +66,33 @@ fn queued_stderr() -> std::io::Result<(LineQueue, FlushAtEnd)> {
     LineQueue::start(File::from(std::io::stderr().as_fd().try_clone_to_owned()?))
 }
 
+type BoxedLayer<S> = Box<dyn Layer<S> + Send + Sync>;
+
 fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(
     format: LogFormat,
-    stderr: LineQueue,
-) -> anyhow::Result<Box<dyn Layer<S> + Send + Sync>> {
+) -> anyhow::Result<(BoxedLayer<S>, FlushAtEnd)> {
+    match format {
+        LogFormat::Journald => return journald().context("log-format journald: no journald answers"),
+        LogFormat::Auto if stderr_is_the_journal() => {
+            if let Ok(journald) = journald() {
+                return Ok(journald);
+            }
+        }
+        LogFormat::Auto | LogFormat::Text | LogFormat::Json => {}
+    }
+    let (stderr, flush) = queued_stderr().context("cannot start the log's thread")?;
     // An error of the log itself is not printed to standard error: that would panic when it is closed.
     let stderr = fmt::layer().with_writer(move || stderr.clone()).log_internal_errors(false);
-    Ok(match format {
-        LogFormat::Journald => journald().context("log-format journald: no journald answers")?.boxed(),
-        LogFormat::Auto if stderr_is_the_journal() => match journald() {
-            Ok(journald) => journald.boxed(),
-            Err(_) => stderr.with_ansi(false).boxed(),
-        },
+    let layer = match format {
         LogFormat::Json => stderr.json().flatten_event(true).boxed(),
-        LogFormat::Auto | LogFormat::Text => stderr.with_ansi(std::io::stderr().is_terminal()).boxed(),
-    })
+        _ => stderr.with_ansi(std::io::stderr().is_terminal()).boxed(),
+    };
+    Ok((layer, flush))
 }
 
-/// The fields of the events keep their names, in capitals and without a prefix.
-fn journald() -> std::io::Result<tracing_journald::Layer> {
-    Ok(tracing_journald::layer()?.with_field_prefix(None).with_syslog_identifier("crisp".to_owned()))
+fn journald<S: Subscriber + for<'a> LookupSpan<'a>>() -> std::io::Result<(BoxedLayer<S>, FlushAtEnd)> {
+    let (queue, flush) = LineQueue::start(JournalSocket::open(Path::new(SOCKET))?)?;
+    Ok((JournalLayer(queue).boxed(), flush))
 }
 
 /// systemd names the device and inode of a standard error that it collects: systemd.exec(5), `JOURNAL_STREAM`.

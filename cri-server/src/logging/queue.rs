@@ -1,4 +1,4 @@
-//! Standard error behind a queue: a thread writes the lines, so that nothing waits for a reader that has stopped.
+//! The log behind a queue: a thread writes the lines, so that nothing waits for a reader that has stopped.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,7 +47,7 @@ impl LineQueue {
 
 fn write_all(queue: &Receiver<Vec<u8>>, mut output: impl Write, counts: &Counts) {
     for line in queue {
-        // A standard error that is closed must not end the program.
+        // A standard error that is closed, or a journald that is gone, must not end the program.
         let _ = output.write_all(&line);
         let waiting = counts.count_waiting(|waiting| waiting - 1);
         counts.is_written.notify_all();

@@ -41,13 +41,14 @@ async fn debians_plugins_give_and_take_addresses() -> Result<()> {
     let _alone = ALONE.lock().await;
     let mut lab = Lab::start_with(with_plugins(PLUGINS)).await?;
     let addresses = lab.machine.folder().join("ipam");
-    let ipam = json!({"type": "host-local", "dataDir": addresses, "ranges": [[{"subnet": "10.199.77.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]});
+    let ipam = json!({"type": "host-local", "dataDir": addresses, "ranges": [[{"subnet": "10.199.77.0/24"}], [{"subnet": "fd99:77::/64"}]], "routes": [{"dst": "0.0.0.0/0"}]});
     let bridge = format!("cb{}", std::process::id());
     let bridge =
         json!({"type": "bridge", "bridge": bridge, "isGateway": true, "ipMasq": false, "ipam": ipam});
     configure(&lab.machine, &json!([bridge, {"type": "portmap", "capabilities": {"portMappings": true}}]))?;
-    let log = lab.output("cni", lab.shell("ip -4 addr show eth0 | grep -o 'inet [0-9.]*'")).await?;
-    assert_eq!(log, "inet 10.199.77.2\n");
+    let line = "ip addr show eth0 | grep -o 'inet.* [0-9a-f.:]*77[.:]*2'; cat /proc/sys/net/ipv6/conf/eth0/accept_dad";
+    let log = lab.output("cni", lab.shell(line)).await?;
+    assert_eq!(log, "inet 10.199.77.2\ninet6 fd99:77::2\n0\n", "with no search for duplicates");
     let held = || {
         std::fs::read_dir(addresses.join("e2e"))
             .map_or(0, |d| d.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("10.")).count())

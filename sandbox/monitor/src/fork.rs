@@ -18,7 +18,7 @@ use crate::sys;
 
 /// How long no request comes before the next network is prepared: the copy that was just made needs the
 /// processor, and its pod's start takes less.
-const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 /// Serves until the server's end and then returns None; in each copy it returns the copy's request.
 pub(crate) fn serve(server: OwnedFd, host: &mut LeftHost) -> Result<Option<ForkRequest<OwnedFd>>, ForkError> {

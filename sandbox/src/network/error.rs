@@ -165,12 +165,14 @@ pub enum NetworkError {
         why: String,
     },
     /// A plugin is not installed.
-    #[error("CNI plugin {plugin:?} (network {network:?}) is not in {dirs}: install it or set cni-bin-dir")]
+    #[error("CNI plugin {plugin:?} (network {network:?} of {}) is not in {dirs}: install it or set cni-bin-dir", path.display())]
     CniMissing {
         /// Plugin type.
         plugin: String,
         /// Network name.
         network: String,
+        /// File that names the plugin.
+        path: PathBuf,
         /// Folders searched.
         dirs: String,
     },

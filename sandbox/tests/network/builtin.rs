@@ -7,7 +7,7 @@ use crisp_sandbox::network::{NetworkConfig, Networks, Protocol};
 
 use crate::support::{
     Namespace, ask, ask_from, block_on, config, ip, on_private_host, outside, port, sh,
-    tell_callers_who_they_are, traces,
+    tell_callers_who_they_are, tell_callers_who_they_are_on_host, traces,
 };
 
 #[test]
@@ -25,6 +25,9 @@ fn pods_reach_each_other_the_host_and_the_outside() {
             tell_callers_who_they_are(&b, 8080);
             assert_eq!(ask_from(&a, "10.88.0.3:8080").unwrap(), "10.88.0.2");
             assert_eq!(ask("10.88.0.3:8080").unwrap(), "10.88.0.1");
+            tell_callers_who_they_are_on_host(9090);
+            let (v4, v6) = (ask_from(&a, "10.88.0.1:9090"), ask_from(&a, "[fd88::1]:9090"));
+            assert_eq!((v4.unwrap(), v6.unwrap()), ("10.88.0.2".to_owned(), "fd88::2".to_owned()));
             // The outside has no route to pods: only a masqueraded packet gets its answer.
             assert_eq!(ask_from(&a, "192.0.2.2:80").unwrap(), "192.0.2.1");
             assert_eq!(b.sh("cat /proc/net/dev | grep -c lo:").trim(), "1");
@@ -322,4 +325,32 @@ fn settings_that_cannot_work_are_refused_at_start() {
         let error = Networks::open(&config).unwrap_err().to_string();
         assert!(error.starts_with(&format!("bridge-name {name:?} is not usable")), "{error}");
     }
+}
+
+#[test]
+fn a_pod_for_which_the_pool_has_no_address_leaves_nothing_and_gets_one_after_another_has_left() {
+    let name = "a_pod_for_which_the_pool_has_no_address_leaves_nothing_and_gets_one_after_another_has_left";
+    on_private_host(module_path!(), name, || {
+        let dir = tempfile::tempdir().unwrap();
+        let small = NetworkConfig { pod_cidrs: "10.88.0.0/29".parse().unwrap(), ..config(dir.path()) };
+        let networks = Networks::open(&small).unwrap();
+        let pods: Vec<Namespace> = (0..6).map(|_| Namespace::new()).collect();
+        let Some((last, others)) = pods.split_last() else { unreachable!() };
+        block_on(async {
+            for pod in others {
+                pod.attach(&networks, &[]).await.unwrap();
+            }
+            let before = traces();
+            let ports = [port(Protocol::Tcp, 8080, 80)];
+            let error = last.attach(&networks, &ports).await.unwrap_err().to_string();
+            assert!(error.starts_with("no free address in 10.88.0.0/29"), "{error}");
+            assert!(error.contains("5 in use; set pod-cidr to a larger network"), "{error}");
+            assert_eq!((traces(), networks.recorded().len()), (before, 5));
+            std::net::TcpListener::bind("127.0.0.1:8080").expect("its port is free again");
+            // Its address is released with its interface, some time after the detach: the next pod does not
+            // have to wait for that.
+            networks.detach(&others[2].id).await.unwrap();
+            assert_eq!(ip(&last.attach(&networks, &ports).await.unwrap()), "10.88.0.4");
+        });
+    });
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::slice::from_ref;
+use std::time::{Duration, Instant};
 
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
 
@@ -182,11 +183,11 @@ fn a_configuration_that_comes_and_goes_gives_pods_one_network_or_an_error() {
         let changing = std::thread::spawn(move || {
             while !until.load(std::sync::atomic::Ordering::Relaxed) {
                 write_config(&path, "10.conflist", ONE);
-                std::thread::sleep(std::time::Duration::from_millis(3));
+                std::thread::sleep(Duration::from_millis(3));
                 fs::write(path.join("net.d/10.conflist"), &ONE[..20]).unwrap();
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                std::thread::sleep(Duration::from_millis(1));
                 fs::remove_file(path.join("net.d/10.conflist")).unwrap();
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                std::thread::sleep(Duration::from_millis(1));
             }
         });
         let (mut attached, mut refused) = (0, 0);
@@ -256,4 +257,74 @@ fn a_plugin_that_was_uninstalled_keeps_its_pods_only_while_the_network_uses_it()
             assert!(aside.exists(), "it tells what may be left");
         },
     );
+}
+
+#[test]
+fn a_pod_is_not_held_for_ever_by_a_plugin_that_hangs_for_ever() {
+    on_private_host(module_path!(), "a_pod_is_not_held_for_ever_by_a_plugin_that_hangs_for_ever", || {
+        let dir = tempfile::tempdir().unwrap();
+        write_config(dir.path(), "10.conflist", TWO);
+        plugin(dir.path(), "first", RESULT);
+        plugin(dir.path(), "second", &format!("[ $CNI_COMMAND != DEL ] || sleep 1000; {RESULT}"));
+        let limit = Duration::from_secs(1);
+        let config = NetworkConfig { cni_deadline: limit, ..scripted(dir.path()) };
+        let networks = Networks::open(&config).unwrap();
+        let pod = Namespace::new();
+        block_on(async {
+            pod.attach(&networks, &[]).await.unwrap();
+            for _ in 0..2 {
+                let error = networks.detach(&pod.id).await.unwrap_err().to_string();
+                assert!(error.contains("\"second\" (DEL"), "{error}");
+            }
+            let begun = Instant::now();
+            networks.detach(&pod.id).await.unwrap();
+            assert!(begun.elapsed() >= limit * 2, "{:?}: once more without the namespace", begun.elapsed());
+            // Room for both plugins, twice.
+            assert!(networks.time_of_detach(&pod.id) >= Duration::from_secs(30) + limit * 4);
+            // A later request does not wait for the server's own try.
+            let server = networks.clone();
+            let tried = vec![pod.id.clone()];
+            let tried = tokio::spawn(async move { server.give_back(tried).await });
+            let dels = || calls(dir.path()).iter().filter(|call| *call == "DEL second").count();
+            let before = dels();
+            while dels() == before {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            networks.detach(&pod.id).await.unwrap();
+            assert!(!tried.is_finished());
+            assert_eq!(tried.await.unwrap().unwrap(), [], "it is still left");
+        });
+    });
+}
+
+#[test]
+fn a_usable_network_stays_usable_while_the_plugins_of_a_changed_file_respond() {
+    let name = "a_usable_network_stays_usable_while_the_plugins_of_a_changed_file_respond";
+    on_private_host(module_path!(), name, || {
+        let dir = tempfile::tempdir().unwrap();
+        write_config(dir.path(), "10.conflist", ONE);
+        plugin(dir.path(), "only", RESULT);
+        let networks = Networks::open(&scripted(dir.path())).unwrap();
+        block_on(async {
+            let first = networks.clone();
+            let first = tokio::task::spawn_blocking(move || first.first_status()).await.unwrap();
+            assert!(first.ready, "{first:?}: it waits for the first response");
+            let failing = "[ $CNI_COMMAND != STATUS ] || { sleep 0.3; echo agent is down >&2; exit 1; }";
+            plugin(dir.path(), "only", failing);
+            let changed = ONE.replace("\"type\":\"only\"", "\"type\":\"only\",\"mtu\":1400");
+            write_config(dir.path(), "10.conflist", &changed);
+            assert!(networks.status().ready, "{:?}", networks.status());
+            let begun = Instant::now();
+            while networks.status().ready {
+                assert!(begun.elapsed() < Duration::from_secs(20), "its response is not used");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert!(networks.status().message.contains("agent is down"), "{:?}", networks.status());
+            // From unusable to unknown is not usable.
+            plugin(dir.path(), "only", "[ $CNI_COMMAND != STATUS ] || sleep 1000");
+            write_config(dir.path(), "10.conflist", &changed.replace("1400", "1300"));
+            let status = networks.status();
+            assert!(!status.ready && status.message.contains("have not answered STATUS yet"), "{status:?}");
+        });
+    });
 }

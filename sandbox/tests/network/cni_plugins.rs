@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crisp_executor::ids::PodId;
 use crisp_sandbox::network::{NETWORKS_ANNOTATION, Networks, Protocol};
 use serde_json::{Value, json};
 
@@ -266,4 +267,36 @@ pub fn receive(pod: &Namespace, ip: &str, bytes: usize) -> Duration {
     let mut done = [0; 4];
     std::io::Read::read_exact(&mut stream, &mut done).unwrap();
     start.elapsed()
+}
+
+#[test]
+fn cycles_of_real_plugins_by_eight_workers_leave_nothing() {
+    const ROUNDS: usize = 25;
+    crisp_skip::needs!("/usr/lib/cni/portmap", "iptables");
+    on_private_host(module_path!(), "cycles_of_real_plugins_by_eight_workers_leave_nothing", || {
+        let dir = tempfile::tempdir().unwrap();
+        let ipam = host_local(dir.path(), &["10.6.0.0/24"]);
+        let bridge = json!({"type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": ipam});
+        let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+        configure(dir.path(), "cycles", &json!([bridge, portmap]));
+        let networks = Networks::open(&config(dir.path())).unwrap();
+        let work = |worker: u16| {
+            let networks = networks.clone();
+            async move {
+                let mut pod = Namespace::new();
+                for _ in 0..ROUNDS {
+                    pod.attach(&networks, &[port(Protocol::Tcp, 20_000 + worker, 8080)]).await.unwrap();
+                    networks.detach(&pod.id).await.unwrap();
+                    pod.id = PodId::random();
+                }
+            }
+        };
+        block_on(async {
+            let workers: Vec<_> = (0..8).map(|worker| tokio::spawn(work(worker))).collect();
+            for worker in workers {
+                worker.await.unwrap();
+            }
+        });
+        assert_clean(dir.path());
+    });
 }

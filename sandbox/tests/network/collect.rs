@@ -96,3 +96,19 @@ fn a_pod_does_not_wait_for_gc_and_gc_does_not_run_beside_its_attach() {
         },
     );
 }
+
+#[test]
+fn a_plugin_that_fails_to_collect_does_not_keep_the_next_one_from_it() {
+    let name = "a_plugin_that_fails_to_collect_does_not_keep_the_next_one_from_it";
+    on_private_host(module_path!(), name, || {
+        let dir = tempfile::tempdir().unwrap();
+        let list = r#"{"cniVersion":"1.1.0","name":"pair","plugins":[{"type":"a"},{"type":"b"}]}"#;
+        write_config(dir.path(), "10.conflist", list);
+        plugin(dir.path(), "a", "[ $CNI_COMMAND != GC ] || { echo the pool is locked >&2; exit 1; }");
+        plugin(dir.path(), "b", RESULT);
+        let networks = Networks::open(&NetworkConfig { cni_gc: true, ..scripted(dir.path()) }).unwrap();
+        let error = block_on(networks.collect_garbage(&[])).unwrap_err().to_string();
+        assert!(error.contains("\"a\" (GC, network \"pair\")") && error.contains("locked"), "{error}");
+        assert_eq!(calls(dir.path()), ["GC a", "GC b"]);
+    });
+}

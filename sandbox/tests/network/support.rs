@@ -166,15 +166,18 @@ pub const SECOND: Duration = Duration::from_secs(1);
 
 /// Listens inside and answers every connection with the address it came from.
 pub fn tell_callers_who_they_are(namespace: &Namespace, port: u16) {
-    namespace.run(move || {
-        let listener = TcpListener::bind(("::", port)).unwrap();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let peer = stream.peer_addr().unwrap().ip().to_canonical().to_string();
-                let _ = stream.write_all(peer.as_bytes());
-            }
-        });
+    namespace.run(move || tell_callers_who_they_are_on_host(port));
+}
+
+/// The same on the host.
+pub fn tell_callers_who_they_are_on_host(port: u16) {
+    let listener = TcpListener::bind(("::", port)).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let peer = stream.peer_addr().unwrap().ip().to_canonical().to_string();
+            let _ = stream.write_all(peer.as_bytes());
+        }
     });
 }
 

@@ -5,12 +5,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::slice::from_ref;
 
-use crisp_sandbox::network::{NetworkConfig, NetworkKind};
+use crisp_sandbox::network::{NetworkConfig, NetworkKind, PortMapping, Protocol};
 use crisp_sandbox::{NetworkMode, PodConfig, PodState};
 
 use crate::lab::{Folder, Lab, config, network, open_with};
 
-/// A network of one plugin, whose DEL fails while the file `broken` is there.
+/// A network of one plugin, whose DEL fails while the file `broken` is there, and ADD while `full` is.
 fn scripted(folder: &Path) -> NetworkConfig {
     let (conf, bin) = (folder.join("net.d"), folder.join("bin"));
     fs::create_dir(&conf).unwrap();
@@ -23,6 +23,7 @@ cat >/dev/null
 [ $CNI_COMMAND != VERSION ] || {{ echo '{{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}}'; exit; }}
 echo $CNI_COMMAND >>{0}/calls
 [ $CNI_COMMAND != DEL ] || [ ! -e {0}/broken ] || {{ echo '{{"code":7,"msg":"no cable"}}'; exit 1; }}
+[ $CNI_COMMAND != ADD ] || [ ! -e {0}/full ] || {{ echo '{{"code":7,"msg":"no room"}}'; exit 1; }}
 echo '{{"cniVersion":"1.0.0","ips":[{{"address":"10.9.0.7/24"}}]}}'
 "#,
         folder.display()
@@ -65,4 +66,49 @@ async fn the_removal_of_a_stopped_pod_calls_del_again_for_what_is_left() {
     assert_eq!(calls(), format!("{before}DEL\n"));
     assert_eq!(lab.pods.networks().recorded(), []);
     lab.assert_empty();
+}
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_detached_after_a_failed_start_keeps_its_record_and_port_until_it_is_removed() {
+    crisp_skip::needs!();
+    let folder = Folder::new();
+    let network = scripted(folder.path());
+    let pods = open_with(folder.path(), &network).await;
+    let mut lab = Lab { folder, pods };
+    let file = |name: &str| lab.folder.path().join(name);
+    let (broken, full) = (file("broken"), file("full"));
+    let host_port = std::net::UdpSocket::bind("[::]:0").unwrap().local_addr().unwrap().port();
+    let port = PortMapping { protocol: Protocol::Udp, container_port: 53, host_port, host_ip: None };
+    let request = |name| PodConfig {
+        network: NetworkMode::Pod,
+        port_mappings: vec![port.clone()],
+        ..config(lab.folder.path(), name)
+    };
+    let (stuck, other) = (request("stuck"), request("other"));
+    fs::write(&broken, "").unwrap();
+    fs::write(&full, "").unwrap();
+    let error = lab.pods.run(stuck.clone()).await.unwrap_err().to_string();
+    assert!(error.contains("no room") && error.contains("undoing it failed too"), "{error}");
+    assert!(error.contains("no cable"), "{error}");
+    fs::remove_file(&full).unwrap();
+    // By this server and by the next one.
+    for _ in 0..2 {
+        let pods = lab.pods.list();
+        let [pod] = &pods[..] else { panic!("{pods:?} are listed") };
+        assert!(pod.status().state != PodState::Ready, "{pod:?}");
+        assert_eq!(lab.pods.networks().recorded(), from_ref(&pod.id));
+        let error = lab.pods.run(other.clone()).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("host port {host_port}/udp is already in use by pod")), "{error}");
+        assert_eq!(lab.pods.list().len(), 1, "the other pod is undone");
+        lab.pods = open_with(lab.folder.path(), &network).await;
+    }
+    fs::remove_file(&broken).unwrap();
+    let id = lab.pods.list()[0].id.clone();
+    let calls = || fs::read_to_string(lab.folder.path().join("calls")).unwrap();
+    let before = calls();
+    lab.pods.remove(&id).await.unwrap();
+    assert_eq!(calls(), format!("{before}DEL\n"));
+    assert_eq!(lab.pods.networks().recorded(), []);
+    lab.pods.run(other).await.unwrap();
+    lab.clear().await;
 }

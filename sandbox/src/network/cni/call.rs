@@ -74,6 +74,7 @@ impl Cni {
         NetworkError::CniMissing {
             plugin: plugin.to_owned(),
             network: network.name.clone(),
+            path: network.path.clone(),
             dirs: dirs.join(" or "),
         }
     }

@@ -70,19 +70,22 @@ impl Cni {
         by_name.into_values().collect()
     }
 
+    /// All plugins of a network, even if one of them fails; returns the first failure.
     async fn collect_of(&self, network: &NetworkList) -> Result<(), NetworkError> {
         if network.version < Version::V1_1_0 || network.disable_gc {
             return Ok(());
         }
         let valid = self.attachments_of(network);
+        let mut failure = Ok(());
         for plugin in &network.plugins {
             let mut config = plugin_config(network, plugin, None, None);
             config["cni.dev/valid-attachments"] = Value::Array(valid.clone());
             // Plugins that were written before an error in the specification was found read this field.
             config["cni.dev/attachments"] = Value::Array(valid.clone());
-            self.call_with(network, plugin, Verb::Gc, &[], &config).await?;
+            let called = self.call_with(network, plugin, Verb::Gc, &[], &config).await;
+            failure = failure.and(called.map(drop));
         }
-        Ok(())
+        failure
     }
 
     fn attachments_of(&self, network: &NetworkList) -> Vec<Value> {

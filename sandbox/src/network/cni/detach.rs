@@ -113,7 +113,7 @@ impl Cni {
         let (mut failure, mut leftover) = (None, None);
         for plugin in joined.network.plugins.iter().rev() {
             let Err(error) = self.call(record, joined, plugin, Verb::Del, previous).await else { continue };
-            if matches!(error, NetworkError::CniMissing { .. }) && self.is_given_up(plugin) {
+            if matches!(error, NetworkError::CniMissing { .. }) && self.is_out_of_use(plugin) {
                 leftover = leftover.or(Some(error));
                 continue;
             }
@@ -125,7 +125,7 @@ impl Cni {
 
     /// A plugin that the network in force does not use either will not be installed again: after a change of
     /// its network, a node must not keep its old pods forever.
-    fn is_given_up(&self, plugin: &Plugin) -> bool {
+    fn is_out_of_use(&self, plugin: &Plugin) -> bool {
         let uses = |other: &Plugin| other.kind == plugin.kind;
         self.current().is_ok_and(|network| !network.is_some_and(|network| network.plugins.iter().any(uses)))
     }

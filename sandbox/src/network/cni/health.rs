@@ -1,6 +1,6 @@
 //! Checks whether a new pod would get its network from CNI.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -15,16 +15,31 @@ use crate::network::NetworkError;
 /// The validity of the plugins' responses.
 const FRESH: Duration = Duration::from_secs(10);
 
+/// Time limit for a node's first status to wait for the plugins.
+const FIRST_RESPONSE: Duration = Duration::from_secs(2);
+
 /// The plugins' last responses to VERSION and STATUS.
 #[derive(Debug, Default)]
-pub(super) struct Health(Mutex<LastResponse>);
+pub(super) struct Health {
+    last: Mutex<LastResponse>,
+    responded: Condvar,
+}
 
 #[derive(Debug, Default)]
 struct LastResponse {
     network: Option<Arc<NetworkList>>,
     asked: Option<Instant>,
-    /// `None` until the first response.
+    /// They are being asked: plugins that hang are not asked again and again.
+    under_way: bool,
+    /// `None` until the first response. A network that was usable stays so after a change of its file until
+    /// the plugins respond: a node must not turn unready at each change.
     complaint: Option<Option<String>>,
+}
+
+impl Health {
+    fn lock(&self) -> MutexGuard<'_, LastResponse> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The response to VERSION.
@@ -45,6 +60,14 @@ impl Cni {
         Ok(format!("CNI network {:?} of {}", network.name, network.path.display()))
     }
 
+    /// Blocks while the plugins of the network in force have never responded, though not for long: a server that
+    /// has just started does not report a good network as unusable.
+    pub(in crate::network) fn await_first_response(self: &Arc<Self>, network: &Arc<NetworkList>) {
+        let Err(NetworkError::CniNotReady { .. }) = self.status(network) else { return };
+        let none_yet = |last: &mut LastResponse| last.under_way && last.complaint.is_none();
+        drop(self.health.responded.wait_timeout_while(self.health.lock(), FIRST_RESPONSE, none_yet));
+    }
+
     /// An error for the first program of the network that is not installed.
     pub(super) fn check_installed(&self, network: &NetworkList) -> Result<(), NetworkError> {
         for plugin in &network.plugins {
@@ -57,9 +80,11 @@ impl Cni {
 
     /// The last response; requests a new one in the background when it is old.
     fn last_response(self: &Arc<Self>, network: &Arc<NetworkList>) -> Result<(), NetworkError> {
-        let mut last = self.health.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.health.lock();
         if last.network.as_ref() != Some(network) {
-            *last = LastResponse { network: Some(Arc::clone(network)), ..LastResponse::default() };
+            let complaint = last.complaint.take().filter(Option::is_none);
+            let network = Some(Arc::clone(network));
+            *last = LastResponse { network, complaint, ..LastResponse::default() };
         }
         let has_status = network.version >= Version::V1_1_0;
         let complains = matches!(last.complaint, Some(Some(_)));
@@ -68,8 +93,8 @@ impl Cni {
             None => true,
         };
         let runtime = tokio::runtime::Handle::try_current();
-        if let (true, Ok(runtime)) = (is_old, runtime) {
-            last.asked = Some(Instant::now());
+        if let (true, Ok(runtime)) = (is_old && !last.under_way, runtime) {
+            (last.asked, last.under_way) = (Some(Instant::now()), true);
             let (cni, network) = (Arc::clone(self), Arc::clone(network));
             runtime.spawn(async move { cni.probe(network).await });
         }
@@ -91,10 +116,11 @@ impl Cni {
             };
             break;
         }
-        let mut last = self.health.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.health.lock();
         // The configuration may have changed meanwhile.
         if last.network.as_ref() == Some(&network) {
-            last.complaint = Some(failure);
+            (last.complaint, last.under_way) = (Some(failure), false);
+            self.health.responded.notify_all();
         }
     }
 

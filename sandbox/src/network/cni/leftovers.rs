@@ -50,6 +50,10 @@ impl Leftovers {
         left.retry.replace(Retry { at: now + pause, pause }).is_none()
     }
 
+    pub(super) fn is_given_up(&self, pod: &PodId) -> bool {
+        self.lock().get(pod).is_some_and(|left| left.retry.is_some())
+    }
+
     pub(super) fn forget(&self, pod: &PodId) {
         self.lock().remove(pod);
     }
@@ -95,6 +99,7 @@ mod tests {
         assert_eq!(left.failed(&pod, "down".to_owned()), 1);
         assert!(left.due(now).is_empty() && left.hurry(&pod, now).is_none(), "its client repeats it");
         for pause in [10, 20, 40, 80, 160, 300, 300] {
+            assert_eq!(left.is_given_up(&pod), pause != 10);
             assert_eq!(left.give_up(&pod, "down".to_owned(), now), pause == 10);
             now += Duration::from_secs(pause);
             assert!(left.due(now - Duration::from_millis(1)).is_empty());

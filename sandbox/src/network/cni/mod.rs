@@ -126,6 +126,10 @@ impl Cni {
         })
     }
 
+    /// For pods on a kernel with IPv6. Their addresses come from a pool, which gives none out twice: plugins
+    /// that wait until the kernel has searched the network for a duplicate would delay them by a second or two.
+    pub(super) const IPV6_SYSCTL: (&str, &str) = ("net.ipv6.conf.default.accept_dad", "0");
+
     /// The network in the configuration folder; `None` when there is none.
     pub(super) fn current(&self) -> Result<Option<Arc<NetworkList>>, NetworkError> {
         self.directory.current()
@@ -223,10 +227,18 @@ impl Cni {
         known.get(pod).into_iter().flat_map(|r| r.joined().filter_map(|j| j.attachment.clone())).collect()
     }
 
-    /// Time limit for detaching the pod.
+    /// Whether the pod does not wait for its plugins any longer.
+    pub(super) fn is_given_up(&self, pod: &PodId) -> bool {
+        self.left.is_given_up(pod)
+    }
+
+    /// Time limit for detaching the pod: plugins of an earlier server, every DEL, and again without the
+    /// namespace.
     pub(super) fn time_of_detach(&self, pod: &PodId) -> Duration {
         let known = self.records();
-        known.get(pod).map_or(self.deadline, |r| r.joined().map(|j| self.time_of(&j.network)).sum())
+        let once =
+            known.get(pod).map_or(self.deadline, |r| r.joined().map(|j| self.time_of(&j.network)).sum());
+        self.deadline + once * 2
     }
 
     fn records(&self) -> MutexGuard<'_, HashMap<PodId, CniRecord>> {

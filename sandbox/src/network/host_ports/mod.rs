@@ -6,12 +6,12 @@ mod socket;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
 use crisp_executor::ids::PodId;
 use rustix::io::Errno;
 
+use super::starting::Sockets;
 use super::{NetworkError, PortMapping};
 
 /// Reservations of all pods, built-in network and CNI alike.
@@ -28,7 +28,7 @@ struct Held {
     ports: Vec<PortMapping>,
     /// Sockets that keep the ports until they are closed. None for ports that could not be opened again at a
     /// restart.
-    _sockets: Vec<OwnedFd>,
+    _sockets: Sockets,
 }
 
 /// The ports in the record of a pod.
@@ -107,7 +107,7 @@ impl HostPorts {
         if held.get(pod).is_some_and(|held| held.ports == ports) {
             return Ok(());
         }
-        let mut sockets = Vec::new();
+        let mut sockets = Sockets::default();
         for port in ports {
             for (other, theirs) in held.iter().filter(|(other, _)| *other != pod) {
                 if let Some(taken) = theirs.ports.iter().find(|p| clash(p, port)) {
@@ -115,7 +115,7 @@ impl HostPorts {
                     return Err(Refusal::Pod(port, other.clone(), holder));
                 }
             }
-            sockets.extend(socket::hold(port).map_err(|errno| Refusal::Kernel(port, errno))?);
+            sockets.0.extend(socket::hold(port).map_err(|errno| Refusal::Kernel(port, errno))?);
         }
         held.insert(pod.clone(), Held { name: name.to_owned(), ports: ports.to_vec(), _sockets: sockets });
         Ok(())
@@ -126,10 +126,10 @@ impl HostPorts {
         if ports.is_empty() {
             return;
         }
-        let mut sockets = Vec::new();
+        let mut sockets = Sockets::default();
         for port in &ports {
             match socket::hold(port) {
-                Ok(socket) => sockets.extend(socket),
+                Ok(socket) => sockets.0.extend(socket),
                 Err(errno) => {
                     let error = refused_by_kernel(port, errno);
                     tracing::warn!(pod = pod.short(), name, %error, "a published port is not held while the pod runs; what is sent there still goes to the pod");

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_executor::ids::PodId;
-use crisp_operation::of_this_operation;
+use crisp_operation::{KeyedGuard, of_this_operation};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::attach::BuiltinWork;
@@ -14,6 +14,8 @@ use crate::network::cni::Detached;
 
 /// Time for the kernel and the disk, in addition to plugins.
 const MARGIN: Duration = Duration::from_secs(30);
+/// Time limit for another try to detach a pod that was given up, before this one leaves the pod to it.
+const MOMENT: Duration = Duration::from_millis(300);
 
 impl Networks {
     /// Detaches the pod from its networks, only from the records; succeeds for a pod without one. If a CNI
@@ -33,7 +35,7 @@ impl Networks {
     async fn try_detach(&self, pod: &PodId, asked_again: bool) -> Result<Detached, NetworkError> {
         let (inner, pod) = (Arc::clone(&self.0), pod.clone());
         let task = async move {
-            let _lock = inner.locks.lock(pod.clone(), "detach").await;
+            let Some(_lock) = inner.lock_for_detach(&pod).await else { return Ok(Detached::Left) };
             Inner::detach(&inner, pod, asked_again).await
         };
         let task = tokio::spawn(of_this_operation(task));
@@ -102,6 +104,14 @@ impl Networks {
 }
 
 impl Inner {
+    /// None for a pod that was given up and is being tried again now: nothing waits for its plugins.
+    async fn lock_for_detach(&self, pod: &PodId) -> Option<KeyedGuard> {
+        if self.cni.is_given_up(pod) && self.builtins.of_pod(pod).is_empty() {
+            return self.locks.lock_within(pod.clone(), "detach", MOMENT).await.ok();
+        }
+        Some(self.locks.lock(pod.clone(), "detach").await)
+    }
+
     async fn detach(self: &Arc<Self>, pod: PodId, asked_again: bool) -> Result<Detached, NetworkError> {
         let detached = self.leave_all(&pod, asked_again, BuiltinWork::OnOwnThread).await?;
         // Remaining rules may still forward packets for its ports.

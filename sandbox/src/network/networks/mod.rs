@@ -24,7 +24,7 @@ use self::builtins::Builtins;
 pub use self::connect::Connection;
 pub use self::manage::{ManageError, NetworkInfo, NetworkMember};
 pub use self::new_network::NewNetwork;
-use super::builtin::{Builtin, LostPod};
+use super::builtin::{Builtin, LostPod, has_ipv6};
 use super::cni::Cni;
 use super::dns::Dns;
 use super::host_ports::{HeldPorts, HostPorts, published, refused};
@@ -139,10 +139,17 @@ impl Networks {
     pub(crate) fn pod_sysctls(
         &self,
         annotations: &BTreeMap<String, String>,
-    ) -> &'static [(&'static str, &'static str)] {
+    ) -> Vec<(&'static str, &'static str)> {
         // A pod that cannot be attached needs none.
         let plan = self.0.plan(annotations).unwrap_or_default();
-        if plan.built_in.is_empty() { &[] } else { Builtin::pod_sysctls() }
+        let mut sysctls = Vec::new();
+        if !plan.built_in.is_empty() {
+            sysctls.extend(Builtin::pod_sysctls());
+        }
+        if !plan.cni.is_empty() && has_ipv6() {
+            sysctls.push(Cni::IPV6_SYSCTL);
+        }
+        sysctls
     }
 
     /// Makes a new record for a pod on the built-in network if its record was lost and its interface still
@@ -204,6 +211,15 @@ impl Networks {
             message += &format!("; not all of pod {} is taken away: {why}", pod.short());
         }
         NetworkStatus { ready, reason, message }
+    }
+
+    /// As [`Self::status`], but blocks for up to some seconds while plugins respond for the first time.
+    #[must_use]
+    pub fn first_status(&self) -> NetworkStatus {
+        if let Ok(Some(network)) = self.0.in_force() {
+            self.0.cni.await_first_response(&network);
+        }
+        self.status()
     }
 
     /// Removes the bridge and the packet rules if no pod uses them. For the end of a server without pods.
