@@ -5,6 +5,9 @@
 //!   exit ─> a short drain ─> response; deadline ─> kill
 //! ```
 //!
+//! A command with a time limit is a probe: what it leaves behind is killed after its end, as it would be at its
+//! deadline. One without a limit is a lifecycle hook or a person's command, and may start daemons: they stay.
+//!
 //! Most commands are probes that end within milliseconds: their end comes with the response to the start, and what they
 //! have written is read then, without polling.
 
@@ -17,13 +20,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::output::Outputs;
-use super::exec::{self, Command, Running, Stdio, pipe};
+use super::exec::rest::Rest;
+use super::exec::{self, Command, Ended, Running, Stdio, pipe};
 use crate::cause::{Cause, StageFailure};
 use crate::container::Container;
 use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
 
 const OPERATION: &str = "exec";
+/// As long as no limit; a clock can count to it.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The output of a command and its exit code.
 #[derive(Debug)]
@@ -33,7 +39,8 @@ pub struct Output {
     pub code: i32,
 }
 
-/// Runs `command` and waits for its end. `limit`: None for no time limit.
+/// Runs `command` and waits for its end. `limit`: None for no time limit. With a limit, no process of the
+/// command outlives it for long.
 ///
 /// # Errors
 /// The container does not run, the command cannot be started, or the deadline has passed and the command has
@@ -48,7 +55,7 @@ pub async fn exec_sync(
     let pod = exec::pod_of_running(service, container)?;
     let command = Command::new(command, false, Duration::ZERO)?.with_late_response();
     let line = command.line.clone();
-    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let deadline = limit.map(|limit| Instant::now() + limit.min(LONGEST));
     let too_late = || RuntimeError::ExecDeadline {
         id: id.clone(),
         command: line.clone(),
@@ -65,7 +72,7 @@ pub async fn exec_sync(
         Some(status) => {
             observe();
             match status {
-                Ok(code) => Ok(output(code, outputs.finish().await)),
+                Ok(ended) => Ok(output(ended, deadline, outputs.finish()).await),
                 Err(error) => Err(error.into()),
             }
         }
@@ -80,7 +87,18 @@ pub async fn exec_sync(
     }
 }
 
-fn output(code: i32, (stdout, stderr): (Vec<u8>, Vec<u8>)) -> Output {
+/// The output and the exit code. After that, or when dropped, kills what a command with a limit left behind.
+async fn output(
+    Ended { code, rest }: Ended,
+    deadline: Option<Instant>,
+    output: impl Future<Output = (Vec<u8>, Vec<u8>)>,
+) -> Output {
+    let mut rest = Some(rest);
+    if deadline.is_none() {
+        rest.take().into_iter().for_each(Rest::stay);
+    }
+    let (stdout, stderr) = output.await;
+    drop(rest);
     Output { stdout, stderr, code }
 }
 
@@ -96,14 +114,14 @@ async fn collect(
         // Dropping the command kills it.
         Err(cause) => return Some(Err(cause)),
     };
-    let Some(status) = outputs.read_until(within(deadline, running.wait())).await else {
+    let Some(status) = outputs.read_until(within(deadline, running.end())).await else {
         running.kill().await;
         observe();
         return None;
     };
     observe();
     Some(match status {
-        Ok(code) => Ok(output(code, outputs.finish().await)),
+        Ok(ended) => Ok(output(ended, deadline, outputs.finish()).await),
         Err(error) => Err(error.into()),
     })
 }
