@@ -1,4 +1,4 @@
-//! What a command that has ended leaves behind: processes that left its session, and did not end with it.
+//! The processes that a command leaves behind: those that left its session, and did not end with it.
 
 use super::cgroup::ExecGroup;
 
