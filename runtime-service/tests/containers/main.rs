@@ -20,6 +20,7 @@ mod layers;
 mod lifecycle;
 mod pod_states;
 mod port_forward;
+mod port_forward_websocket;
 mod prepare;
 mod restart;
 mod security;
