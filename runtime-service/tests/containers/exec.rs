@@ -148,3 +148,21 @@ async fn nothing_runs_in_what_does_not_run() {
     assert_eq!(lab.exec(&id, &[], 0).await.unwrap_err().code(), Code::InvalidArgument);
     lab.remove_pod(&pod).await;
 }
+
+#[tokio::test]
+async fn commands_are_measured_by_outcome_also_those_whose_client_leaves() {
+    let lab = lab!();
+    let pod = lab.pod("measured").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    lab.exec(&id, &["false"], 10).await.unwrap();
+    lab.exec(&id, &["/bin/nope"], 10).await.unwrap_err();
+    lab.exec(&id, &["sleep", "1000"], 1).await.unwrap_err();
+    let leaves = tokio::time::timeout(Duration::from_millis(300), lab.exec(&id, &["sleep", "1000"], 10));
+    assert!(leaves.await.is_err());
+    let page = lab.metrics.text();
+    for outcome in ["exited", "failed", "deadline", "cancelled"] {
+        let count = format!("crisp_exec_duration_seconds_count{{outcome=\"{outcome}\"}} 1");
+        assert!(page.contains(&count), "{count} in {page}");
+    }
+    lab.remove_pod(&pod).await;
+}

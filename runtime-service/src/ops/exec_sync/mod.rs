@@ -17,6 +17,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crisp_sandbox::link::LinkError;
 use tokio::time::Instant;
 
 use self::output::Outputs;
@@ -25,6 +26,7 @@ use super::exec::{self, Command, Ended, Running, Stdio, pipe};
 use crate::cause::{Cause, StageFailure};
 use crate::container::Container;
 use crate::error::RuntimeError;
+use crate::exec_metrics::{Outcome, Timer};
 use crate::service_state::ServiceState;
 
 const OPERATION: &str = "exec";
@@ -62,21 +64,27 @@ pub async fn exec_sync(
         after: limit.unwrap_or_default(),
     };
     let operation = service.operation(OPERATION, &id);
-    let begun = Instant::now();
-    let observe = || service.exec_seconds.observe(begun.elapsed().as_secs_f64());
+    let timer = service.exec_metrics.start();
     let launch = exec::launch(&operation, service, container, &pod, command, streams);
     // Dropping it at the deadline kills the command.
-    let launched = within(deadline, launch).await.ok_or_else(too_late)?;
-    let (mut running, outputs) = operation.finish(launched).await?;
-    let ended = match running.ended().await {
-        Some(status) => {
-            observe();
-            match status {
-                Ok(ended) => Ok(output(ended, deadline, outputs.finish()).await),
-                Err(error) => Err(error.into()),
-            }
+    let Some(launched) = within(deadline, launch).await else {
+        timer.end(Outcome::Deadline);
+        return Err(too_late());
+    };
+    let launched = match launched {
+        Ok(launched) => Ok((launched, timer)),
+        Err(failure) => {
+            timer.end(Outcome::Failed);
+            Err(failure)
         }
-        None => collect(running, outputs, deadline, observe).await.ok_or_else(too_late)?,
+    };
+    let ((mut running, outputs), timer) = operation.finish(launched).await?;
+    let ended = match running.ended().await {
+        Some(end) => {
+            timer.end(Outcome::of(&end));
+            output(end, deadline, outputs.finish()).await
+        }
+        None => collect(running, outputs, deadline, timer).await.ok_or_else(too_late)?,
     };
     match ended {
         Ok(output) => Ok(output),
@@ -89,17 +97,18 @@ pub async fn exec_sync(
 
 /// The output and the exit code. After that, or when dropped, kills what a command with a limit left behind.
 async fn output(
-    Ended { code, rest }: Ended,
+    end: Result<Ended, LinkError>,
     deadline: Option<Instant>,
     output: impl Future<Output = (Vec<u8>, Vec<u8>)>,
-) -> Output {
+) -> Result<Output, Cause> {
+    let Ended { code, rest } = end?;
     let mut rest = Some(rest);
     if deadline.is_none() {
         rest.take().into_iter().for_each(Rest::stay);
     }
     let (stdout, stderr) = output.await;
     drop(rest);
-    Output { stdout, stderr, code }
+    Ok(Output { stdout, stderr, code })
 }
 
 /// Reads the output of a command that goes on, until its end. None: the deadline has passed, and it is killed.
@@ -107,23 +116,23 @@ async fn collect(
     mut running: Running,
     outputs: Outputs<OwnedFd>,
     deadline: Option<Instant>,
-    observe: impl FnOnce(),
+    timer: Timer<'_>,
 ) -> Option<Result<Output, Cause>> {
     let mut outputs = match outputs.polled() {
         Ok(outputs) => outputs,
         // Dropping the command kills it.
-        Err(cause) => return Some(Err(cause)),
+        Err(cause) => {
+            timer.end(Outcome::Failed);
+            return Some(Err(cause));
+        }
     };
-    let Some(status) = outputs.read_until(within(deadline, running.end())).await else {
+    let Some(end) = outputs.read_until(within(deadline, running.end())).await else {
+        timer.end(Outcome::Deadline);
         running.kill().await;
-        observe();
         return None;
     };
-    observe();
-    Some(match status {
-        Ok(ended) => Ok(output(ended, deadline, outputs.finish()).await),
-        Err(error) => Err(error.into()),
-    })
+    timer.end(Outcome::of(&end));
+    Some(output(end, deadline, outputs.finish()).await)
 }
 
 /// None when it was not done in time and was dropped.
