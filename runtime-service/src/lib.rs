@@ -32,6 +32,7 @@ pub mod convert;
 mod emitter;
 pub mod error;
 pub mod events;
+mod exec_metrics;
 mod exits;
 mod filter;
 mod followed;

@@ -5,8 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crisp_executor::cgroup::{CgroupPath, Cgroups};
 use crisp_executor::ids::{ContainerId, PodId};
 use crisp_image_service::Store;
-use crisp_metrics::prometheus::{Histogram, HistogramOpts};
-use crisp_metrics::{DURATION_BUCKETS, Metrics, prometheus};
+use crisp_metrics::{Metrics, prometheus};
 use crisp_operation::{Cancel, KeyedLocks, SingleFlight, clock};
 use crisp_sandbox::link::MonitorLink;
 use crisp_sandbox::{Pod, Pods};
@@ -20,6 +19,7 @@ use crate::container::kill_at::KillAt;
 use crate::container::table::{Name, Table};
 use crate::error::RuntimeError;
 use crate::events::Events;
+use crate::exec_metrics::ExecMetrics;
 use crate::followed::Followed;
 use crate::health::Health;
 use crate::journal::Journal;
@@ -51,7 +51,7 @@ pub struct ServiceState {
     pub journal: Journal,
     /// The start time of this server, in nanoseconds since 1970.
     pub(crate) opened_at: i64,
-    pub(crate) exec_seconds: Histogram,
+    pub(crate) exec_metrics: ExecMetrics,
     pub(crate) stats: StatsState,
     pub(crate) health: Health,
     pub(crate) set_aside: SetAside,
@@ -86,14 +86,10 @@ impl ServiceState {
         streams: StreamServer,
         metrics: &Metrics,
     ) -> Result<Arc<Self>, prometheus::Error> {
-        let exec_seconds =
-            HistogramOpts::new("crisp_exec_duration_seconds", "How long commands of ExecSync ran.");
-        let exec_seconds = Histogram::with_opts(exec_seconds.buckets(DURATION_BUCKETS.to_vec()))?;
-        metrics.register(Box::new(exec_seconds.clone()))?;
         let layout = Layout::new(&config.root);
         Ok(Arc::new(Self {
             live: RwLock::new(config.live),
-            exec_seconds,
+            exec_metrics: ExecMetrics::register(metrics)?,
             journal: Journal::new(&layout, metrics)?,
             layout,
             host: Host::detect(pods.cgroups().mode()),

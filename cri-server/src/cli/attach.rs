@@ -7,9 +7,10 @@ use crisp_proto::runtime::v1::AttachRequest;
 use crisp_streaming::ProcessRequest;
 
 use super::client::refused;
+use super::detach_keys::Keys;
 use super::names::Names;
 use super::session::End;
-use super::{Client, session, wait};
+use super::{Client, detach_keys, session, wait};
 
 /// How often the exit of a container is looked up after its streams have ended, and the pause between two
 /// tries.
@@ -22,9 +23,13 @@ pub struct Attach {
     /// Send standard input
     #[arg(long, short)]
     interactive: bool,
-    /// Use a terminal, for a container that has one; ctrl-p ctrl-q detaches
+    /// Use a terminal, for a container that has one
     #[arg(long, short)]
     tty: bool,
+    /// Keys that detach: letters, or ctrl- and one of a-z @ [ \ ] ^ _, with commas between; '' for none
+    #[arg(long, value_name = "KEYS", requires = "tty", default_value = detach_keys::DEFAULT)]
+    #[arg(value_parser = Keys::parse)]
+    detach_keys: Keys,
     /// Container, as an id, the beginning of one, NAME or POD/NAME
     container: String,
 }
@@ -39,7 +44,8 @@ impl Attach {
         let request = AttachRequest { container_id, stdin, tty, stdout, stderr };
         let url = client.runtime.attach(request).await.map_err(refused)?.into_inner().url;
         let endpoint = client.endpoint(&url).await?;
-        match session::run(endpoint, streams, tty).await? {
+        let detach = self.detach_keys.finder().filter(|_| tty);
+        match session::run(endpoint, streams, detach).await? {
             // The protocol knows no code of a process that was there before.
             End::Exited(0) => Ok(End::Exited(code(&mut client, &id).await).exit_code()),
             end => Ok(end.exit_code()),

@@ -53,7 +53,7 @@ impl Exec {
         let timeout = self.timeout;
         let url = self.request(&mut client, container_id, streams).await?;
         let endpoint = client.endpoint(&url).await?;
-        let session = session::run(endpoint, streams, false);
+        let session = session::run(endpoint, streams, None);
         if timeout == 0 {
             return Ok(session.await?.exit_code());
         }

@@ -8,6 +8,7 @@
 pub mod client;
 mod command;
 pub mod credentials;
+mod detach_keys;
 mod details;
 mod each;
 pub mod endpoint;

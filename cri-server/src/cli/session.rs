@@ -9,9 +9,10 @@ use crisp_streaming::ProcessRequest;
 use crisp_streaming::client::{Endpoint, ProcessClient, ResizeWriter};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::detach_keys::DetachKeys;
 use super::output;
 use super::signals::Signals;
-use super::terminal::{self, DetachKeys, RawMode};
+use super::terminal::{self, RawMode};
 
 /// Time limit for the server to close the session.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -27,11 +28,16 @@ pub enum End {
     Signal(u8),
 }
 
-/// Runs the session at the endpoint's URL to its end. The terminal is always restored.
+/// Runs the session at the endpoint's URL to its end, or until the keys `detach` come. The terminal is always
+/// restored.
 ///
 /// # Errors
 /// No session, the connection was lost, or the output cannot be written.
-pub async fn run(endpoint: Endpoint, request: ProcessRequest, detach: bool) -> anyhow::Result<End> {
+pub async fn run(
+    endpoint: Endpoint,
+    request: ProcessRequest,
+    detach: Option<DetachKeys>,
+) -> anyhow::Result<End> {
     let mut signals = Signals::new()?;
     tokio::select! {
         end = serve(endpoint, request, detach) => end,
@@ -39,7 +45,11 @@ pub async fn run(endpoint: Endpoint, request: ProcessRequest, detach: bool) -> a
     }
 }
 
-async fn serve(endpoint: Endpoint, request: ProcessRequest, detach: bool) -> anyhow::Result<End> {
+async fn serve(
+    endpoint: Endpoint,
+    request: ProcessRequest,
+    detach: Option<DetachKeys>,
+) -> anyhow::Result<End> {
     // Raw mode sends all keys to the program. Without input the keys stay with this terminal.
     let is_raw = request.tty && request.stdin;
     if is_raw {
@@ -49,8 +59,7 @@ async fn serve(endpoint: Endpoint, request: ProcessRequest, detach: bool) -> any
     let mut client =
         ProcessClient::connect(endpoint, request).await.context("no session with the container")?;
     let raw = if is_raw { Some(RawMode::enter()?) } else { None };
-    let keys = detach.then(DetachKeys::default);
-    let input = terminal::send_input(client.stdin.take(), keys);
+    let input = terminal::send_input(client.stdin.take(), detach);
     let sizes = send_sizes(client.resizes.take());
     let stdout = output::copy(client.stdout.take(), io::stdout);
     let stderr = output::copy(client.stderr.take(), io::stderr);

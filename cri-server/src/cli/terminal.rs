@@ -11,6 +11,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwins
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::detach_keys::DetachKeys;
 use super::signals::Signals;
 use crate::print;
 
@@ -141,37 +142,6 @@ fn is_readable() -> bool {
     poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
-/// Finds the keys that detach: ctrl-p, ctrl-q.
-#[derive(Debug, Default)]
-pub struct DetachKeys {
-    has_first: bool,
-}
-
-impl DetachKeys {
-    const FIRST: u8 = 0x10;
-    const SECOND: u8 = 0x11;
-
-    /// The part of `bytes` that goes to the program. None when the user detaches.
-    pub fn filter(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let mut rest = Vec::with_capacity(bytes.len() + 1);
-        for byte in bytes {
-            match (self.has_first, *byte) {
-                (true, Self::SECOND) => return None,
-                (true, other) => {
-                    rest.push(Self::FIRST);
-                    self.has_first = other == Self::FIRST;
-                    if !self.has_first {
-                        rest.push(other);
-                    }
-                }
-                (false, Self::FIRST) => self.has_first = true,
-                (false, other) => rest.push(other),
-            }
-        }
-        Some(rest)
-    }
-}
-
 /// Sends standard input until its end, then closes the stream. Returns true when the user detached.
 pub async fn send_input(to: Option<StreamWriter>, mut detach: Option<DetachKeys>) -> bool {
     let Some(mut to) = to else { return std::future::pending().await };
@@ -194,20 +164,4 @@ pub async fn send_input(to: Option<StreamWriter>, mut detach: Option<DetachKeys>
     }
     let _ = to.close().await;
     std::future::pending().await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_both_keys_one_after_the_other_detach() {
-        let mut keys = DetachKeys::default();
-        assert_eq!(keys.filter(b"ls\r").unwrap(), b"ls\r");
-        assert_eq!(keys.filter(b"a\x10").unwrap(), b"a");
-        assert_eq!(keys.filter(b"b").unwrap(), b"\x10b");
-        assert_eq!(keys.filter(b"\x11").unwrap(), b"\x11");
-        assert_eq!(keys.filter(b"\x10\x10").unwrap(), b"\x10");
-        assert_eq!(keys.filter(b"\x11"), None);
-    }
 }

@@ -35,7 +35,13 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let limit = limit(request.headers());
+        let limit = match limit(request.headers()) {
+            Ok(limit) => limit,
+            Err(malformed) => {
+                let refused = Status::invalid_argument(malformed.to_string());
+                return Box::pin(async { Ok(refused.into_http()) });
+            }
+        };
         let end = limit.and_then(|limit| Instant::now().checked_add(limit.saturating_sub(MARGIN)));
         let answer = self.0.call(request);
         let (Some(limit), Some(end)) = (limit, end) else { return Box::pin(answer) };
@@ -60,18 +66,30 @@ async fn before<F: Future>(end: Instant, answer: F) -> Option<F::Output> {
     .await
 }
 
+/// A header that is no limit. Ignored, it would leave a call without the limit that its client relies on.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("grpc-timeout: {0:?}: expected one to eight digits and a unit of H, M, S, m, u and n")]
+struct Malformed(http::HeaderValue);
+
 /// The header `grpc-timeout`: one to eight digits and a unit (the gRPC protocol over HTTP/2, "Requests").
-fn limit(headers: &http::HeaderMap) -> Option<Duration> {
-    let value = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
-    let number: u64 = digits.parse::<u32>().ok()?.into();
+fn limit(headers: &http::HeaderMap) -> Result<Option<Duration>, Malformed> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    parse(value.as_bytes()).map(Some).ok_or_else(|| Malformed(value.clone()))
+}
+
+fn parse(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = digits.iter().fold(0, |number: u64, digit| 10 * number + u64::from(digit - b'0'));
     match unit {
-        "H" => Some(Duration::from_secs(3600 * number)),
-        "M" => Some(Duration::from_secs(60 * number)),
-        "S" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_millis(number)),
-        "u" => Some(Duration::from_micros(number)),
-        "n" => Some(Duration::from_nanos(number)),
+        b'H' => Some(Duration::from_secs(3600 * number)),
+        b'M' => Some(Duration::from_secs(60 * number)),
+        b'S' => Some(Duration::from_secs(number)),
+        b'm' => Some(Duration::from_millis(number)),
+        b'u' => Some(Duration::from_micros(number)),
+        b'n' => Some(Duration::from_nanos(number)),
         _ => None,
     }
 }
@@ -81,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_read_in_all_units_and_others_ignored() {
+    fn limits_are_read_in_all_units_and_others_refused() {
         for (value, expected) in [
             ("2H", Some(Duration::from_secs(7200))),
             ("3M", Some(Duration::from_secs(180))),
@@ -96,12 +114,44 @@ mod tests {
             ("-5S", None),
             ("5d", None),
             ("99999999999S", None),
+            ("123456789S", None),
+            ("000000005S", None),
+            ("+5S", None),
+            ("5 S", None),
         ] {
             let headers = http::HeaderMap::from_iter([(
                 http::HeaderName::from_static("grpc-timeout"),
                 value.parse().unwrap(),
             )]);
-            assert_eq!(limit(&headers), expected, "{value}");
+            let limit = limit(&headers);
+            match expected {
+                Some(expected) => assert_eq!(limit, Ok(Some(expected)), "{value}"),
+                None => assert!(limit.unwrap_err().to_string().contains(value), "{value}"),
+            }
         }
+        assert_eq!(limit(&http::HeaderMap::new()), Ok(None));
+    }
+
+    struct Unreached;
+
+    impl Service<http::Request<()>> for Unreached {
+        type Response = http::Response<()>;
+        type Error = std::convert::Infallible;
+        type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: http::Request<()>) -> Self::Future {
+            unreachable!("the call was not refused")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_with_a_malformed_limit_is_refused() {
+        let request = http::Request::builder().header("grpc-timeout", "+5S").body(()).unwrap();
+        let answer = Deadline(Unreached).call(request).await.unwrap();
+        assert_eq!(answer.headers()["grpc-status"], "3", "invalid argument");
     }
 }

@@ -232,6 +232,46 @@ async fn a_terminal_is_left_as_it_was_however_its_session_ends() -> Result<()> {
     lab.close().await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_that_detach_can_be_chosen() -> Result<()> {
+    needs!("docker-registry", "busybox", "setsid", "stty");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("cli-detach-keys").await?;
+    let config = ContainerConfig { stdin: true, tty: true, ..lab.shell("while read x; do echo $x$x; done") };
+    let id = lab.client.launch(&pod, &config, &sandbox).await?;
+    let attach = |keys: &str| {
+        let args = ["attach", "-it", "--detach-keys", keys, &id];
+        Terminal::run_in_shell(&command(&lab, &args), 80, 24)
+    };
+
+    let mut terminal = attach("ctrl-a,d")?;
+    // The usual keys, and half of the chosen ones, go to the program.
+    terminal.type_text("\x10\x11\n")?;
+    terminal.until("\x10\x10")?;
+    terminal.type_text("\x01a\n")?;
+    terminal.until("\x01a\x01a")?;
+    terminal.type_text("\x01d")?;
+    assert_eq!(terminal.end()?, Some(0));
+
+    // Without keys nothing detaches.
+    let mut terminal = attach("")?;
+    terminal.type_text("\x10\x11b\n")?;
+    terminal.until("\x10b\x10b")?;
+    terminal.signal(Signal::TERM)?;
+    assert_eq!(terminal.end()?, Some(143));
+
+    for args in
+        [&["attach", "-it", "--detach-keys", "ctrl-p,F1", &id][..], &["attach", "--detach-keys", "a", &id]]
+    {
+        let refused = command(&lab, args).output()?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        let reason = if args.len() == 5 { "\"F1\" is no key" } else { "--tty" };
+        assert_eq!(refused.status.code(), Some(2), "{said}");
+        assert!(said.contains("--detach-keys") && said.contains(reason), "{said}");
+    }
+    lab.close().await
+}
+
 /// Typed characters of a password are not shown.
 #[test]
 fn a_signal_at_the_prompt_for_a_password_leaves_the_terminal_as_it_was() -> Result<()> {

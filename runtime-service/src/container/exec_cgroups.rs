@@ -86,6 +86,14 @@ impl ExecCgroups {
         Ok(Some(idle))
     }
 
+    /// Whether processes live in the cgroup with this number, which the caller has taken. None when its files are
+    /// not open.
+    pub fn is_populated(&self, number: u32) -> Option<Result<bool, CgroupError>> {
+        let slots = self.lock();
+        let (files, _) = slots.by_number.get(&number)?.open.as_ref()?;
+        Some(files.is_populated())
+    }
+
     /// Closes the files: a removed cgroup stays in the kernel until then.
     pub fn close(&self) {
         let mut slots = self.lock();

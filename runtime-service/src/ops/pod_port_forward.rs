@@ -94,28 +94,43 @@ async fn dialer(pod: &Pod) -> Result<Dialer, Cause> {
 }
 
 async fn forward(dialer: Dialer, stream: PortStream) {
-    let PortStream { port, reader, writer, mut error, .. } = stream;
+    let PortStream { port, reader, writer, mut error, is_reset_seen, .. } = stream;
+    // Said on the error stream of kubectl, it would end the whole session.
+    let broken = |reason: String| {
+        (!is_reset_seen).then(|| format!("the connection to port {port} in the pod broke: {reason}"))
+    };
     let breakage = reader.breakage();
     let connected = tokio::select! {
-        connected = dialer.connect(port) => connected,
-        _ = breakage.wait() => return,
+        connected = dialer.connect(port) => Ok(connected),
+        reason = breakage.wait() => Err(reason),
     };
-    match connected {
-        Ok(connection) => {
-            copy(connection, reader, writer).await;
+    let failure = match connected {
+        Ok(Ok(connection)) => {
+            copy(connection, reader, writer).await.err().and_then(|reason| broken(reason.to_string()))
         }
-        Err(failure) => {
-            let _ = error.write(failure.to_string().as_bytes()).await;
+        Ok(Err(failure)) => {
+            // What the client sends to it must not hold up its other ports.
+            drop(reader);
+            Some(failure.to_string())
         }
+        Err(reason) => {
+            drop(reader);
+            broken(reason.to_string())
+        }
+    };
+    if let Some(failure) = failure {
+        let _ = error.write(failure.as_bytes()).await;
     }
-    // Clients wait for its end. A broken connection is not reported as a failure of forwarding: kubectl would
-    // end the whole session.
+    // Clients wait for its end.
     let _ = error.close().await;
 }
 
 /// Copies until both directions have ended, or the client has reset the stream or is gone, even while the
 /// port neither reads nor sends.
-async fn copy(connection: TcpStream, reader: StreamReader, writer: StreamWriter) {
+///
+/// # Errors
+/// The connection broke, on either side.
+async fn copy(connection: TcpStream, reader: StreamReader, writer: StreamWriter) -> io::Result<()> {
     let _ = connection.set_nodelay(true);
     let breakage = reader.breakage();
     let (from_pod, to_pod) = connection.into_split();
@@ -123,21 +138,25 @@ async fn copy(connection: TcpStream, reader: StreamReader, writer: StreamWriter)
         ended = async { tokio::try_join!(to_port(reader, to_pod), from_port(from_pod, writer)) } => ended,
         error = breakage.wait() => Err(io::Error::other(error)),
     };
-    if let Err(error) = ended {
+    let ended = ended.and_then(|(reset, ())| reset.map_or(Ok(()), Err));
+    if let Err(error) = &ended {
         tracing::debug!(%error, "a forwarded connection broke");
     }
+    ended
 }
 
-async fn to_port(mut reader: StreamReader, mut port: OwnedWriteHalf) -> io::Result<()> {
+/// Returns a reset of the connection, which the kernel reports only once: it may be here and not to the
+/// reader of the port's output.
+async fn to_port(mut reader: StreamReader, mut port: OwnedWriteHalf) -> io::Result<Option<io::Error>> {
     while let Some(bytes) = reader.read().await.map_err(io::Error::other)? {
-        if port.write_all(&bytes).await.is_err() {
+        if let Err(error) = port.write_all(&bytes).await {
             // It reads no more, but its output still goes to the client.
-            return Ok(());
+            return Ok(Some(error).filter(|error| error.kind() == io::ErrorKind::ConnectionReset));
         }
     }
     // Reading shows whether it was closed meanwhile.
     let _ = port.shutdown().await;
-    Ok(())
+    Ok(None)
 }
 
 async fn from_port(mut port: OwnedReadHalf, mut writer: StreamWriter) -> io::Result<()> {

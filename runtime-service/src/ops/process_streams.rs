@@ -227,7 +227,7 @@ pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWr
         match to.write(&buffer).await {
             // The process may still read input of a client that has closed its session properly.
             Ok(()) | Err(StreamError::Lost) => {}
-            Err(StreamError::Reset | StreamError::TooMany) => {
+            Err(StreamError::Reset | StreamError::TooMany | StreamError::Stalled) => {
                 tokio::time::sleep(LEAVING).await;
                 *source = None;
                 return;

@@ -30,6 +30,9 @@ pub struct PortStream {
     pub writer: StreamWriter,
     /// Sends the reason, as text, when the connection failed.
     pub error: StreamWriter,
+    /// Whether the client sees that `writer` was dropped without an end. A WebSocket with fixed ports has no way
+    /// to say that: such a client sees only what is sent to `error`.
+    pub is_reset_seen: bool,
     /// None when each stream has its own slot.
     pub(crate) _slot: Option<Slot>,
 }
@@ -139,8 +142,14 @@ impl Pairs {
             _ => return None,
         };
         let port = data.headers.get("port")?.parse().ok().filter(|port| *port != 0)?;
-        let _slot = None;
-        Some(PortStream { port, reader: data.reader, writer: data.writer, error: error.writer, _slot })
+        Some(PortStream {
+            port,
+            reader: data.reader,
+            writer: data.writer,
+            error: error.writer,
+            is_reset_seen: true,
+            _slot: None,
+        })
     }
 }
 

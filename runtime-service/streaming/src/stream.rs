@@ -22,6 +22,8 @@ pub enum StreamError {
     Lost,
     #[error("too many streams are open")]
     TooMany,
+    #[error("it took no data for too long, which held up the others of its session")]
+    Stalled,
 }
 
 pub(crate) type Sent<'a> = Pin<Box<dyn Future<Output = Result<(), StreamError>> + Send + 'a>>;

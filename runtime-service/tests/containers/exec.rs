@@ -54,7 +54,7 @@ async fn a_grandchild_that_keeps_the_pipes_does_not_hang_it() {
 }
 
 /// The names of all cgroups below the container's, in every hierarchy.
-fn cgroups_below(id: &str) -> BTreeSet<String> {
+pub fn cgroups_below(id: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(folder) = folders.pop() {
@@ -76,8 +76,9 @@ async fn probes_make_no_new_cgroup_each() {
     let lab = lab!();
     let pod = lab.pod("probes").await;
     let id = lab.run(&pod, shell("app", "sleep 1000")).await;
-    for line in ["true", "setsid sleep 1000 >/dev/null 2>&1 &", "true", "exit 3", "true"] {
-        lab.exec(&id, &["sh", "-c", line], 10).await.unwrap();
+    let hook = "setsid sleep 1000 >/dev/null 2>&1 &";
+    for (line, limit) in [("true", 10), (hook, 0), ("true", 10), ("exit 3", 10), ("true", 10)] {
+        lab.exec(&id, &["sh", "-c", line], limit).await.unwrap();
     }
     assert_eq!(cgroups_below(&id), ["exec-0".to_owned()].into());
     let two = [&["sleep", "0.3"][..], &["sleep", "0.3"][..]].map(|words| lab.exec(&id, words, 10));
@@ -88,7 +89,7 @@ async fn probes_make_no_new_cgroup_each() {
     assert_eq!(
         lab.sh(&id, "ps | grep -v grep | grep -c 'sleep 1000'").await,
         "2\n",
-        "what an exec left lives on"
+        "what a hook left lives on"
     );
     lab.remove_pod(&pod).await;
     assert_eq!(cgroups_below(&id), BTreeSet::new());
@@ -145,5 +146,23 @@ async fn nothing_runs_in_what_does_not_run() {
     assert_eq!(lab.exec(&id, &["true"], 0).await.unwrap_err().code(), Code::FailedPrecondition);
     assert_eq!(lab.exec("ffff", &["true"], 0).await.unwrap_err().code(), Code::NotFound);
     assert_eq!(lab.exec(&id, &[], 0).await.unwrap_err().code(), Code::InvalidArgument);
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn commands_are_measured_by_outcome_also_those_whose_client_leaves() {
+    let lab = lab!();
+    let pod = lab.pod("measured").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    lab.exec(&id, &["false"], 10).await.unwrap();
+    lab.exec(&id, &["/bin/nope"], 10).await.unwrap_err();
+    lab.exec(&id, &["sleep", "1000"], 1).await.unwrap_err();
+    let leaves = tokio::time::timeout(Duration::from_millis(300), lab.exec(&id, &["sleep", "1000"], 10));
+    assert!(leaves.await.is_err());
+    let page = lab.metrics.text();
+    for outcome in ["exited", "failed", "deadline", "cancelled"] {
+        let count = format!("crisp_exec_duration_seconds_count{{outcome=\"{outcome}\"}} 1");
+        assert!(page.contains(&count), "{count} in {page}");
+    }
     lab.remove_pod(&pod).await;
 }

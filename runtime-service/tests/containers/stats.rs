@@ -193,6 +193,6 @@ async fn containers_are_counted_by_state() {
     let page = lab.metrics.text();
     assert!(page.contains("crisp_containers{state=\"running\"} 1"), "{page}");
     assert!(page.contains("crisp_pods{state=\"ready\"} 1"), "{page}");
-    assert!(page.contains("crisp_exec_duration_seconds_count 1"), "{page}");
+    assert!(page.contains("crisp_exec_duration_seconds_count{outcome=\"exited\"} 1"), "{page}");
     lab.remove_pod(&pod).await;
 }

@@ -41,7 +41,10 @@ pub async fn act(
 ) -> Result<(), String> {
     let work = async {
         match action {
-            Action::Exec(command) => exec(context, id, command, limit).await,
+            // As with kubelet, a hook's command may leave processes: one with a limit of its own may not.
+            Action::Exec(command) => {
+                exec(context, id, command, limit.filter(|_| purpose == Purpose::Probe)).await
+            }
             Action::Http(get) => {
                 let host = host_of(context, get.host.as_ref())?;
                 http::get(&host, port(container, &get.port)?, get, purpose).await
@@ -59,8 +62,9 @@ pub async fn act(
             }
         }
     };
-    // The command's own time limit also ends the command.
-    let margin = if matches!(action, Action::Exec(_)) { Duration::from_secs(5) } else { Duration::ZERO };
+    // The command's own time limit also ends the command, as does the end of waiting for it.
+    let has_own_limit = matches!(action, Action::Exec(_)) && purpose == Purpose::Probe;
+    let margin = if has_own_limit { Duration::from_secs(5) } else { Duration::ZERO };
     let limit = limit.map_or(LONGEST_HOOK, |limit| limit + margin);
     let late = |_| Err(format!("no answer within {} s", limit.as_secs()));
     tokio::time::timeout(limit, work).await.unwrap_or_else(late)

@@ -17,7 +17,7 @@ const OPTIONS: &[(&str, bool, &str)] = &[
     ("cpu-shares", true, "each pod has a cgroup of its own, with the usual weight: --cpus limits it"),
     ("cpu-rt-period", true, "the CRI has no limit of real-time CPU time"),
     ("cpu-rt-runtime", true, "the CRI has no limit of real-time CPU time"),
-    ("detach-keys", true, "the keys of `crisp attach` are ctrl-p ctrl-q"),
+    ("detach-keys", true, "name them to `crisp attach`, by its own --detach-keys"),
     ("device-cgroup-rule", true, "the CRI has no rule without a device: name each by --device"),
     ("device-read-bps", true, "the CRI has no limit of block devices: set io.max of the cgroup"),
     ("device-read-iops", true, "the CRI has no limit of block devices: set io.max of the cgroup"),

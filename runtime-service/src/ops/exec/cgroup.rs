@@ -115,7 +115,8 @@ impl ExecGroup {
 
     /// Whether processes live in it; true if that cannot be read.
     pub(in crate::ops) fn is_populated(&self) -> bool {
-        self.cgroup.is_populated().unwrap_or(true)
+        let kept = self.number.container.exec_cgroups.is_populated(self.number.number);
+        kept.unwrap_or_else(|| self.cgroup.is_populated()).unwrap_or(true)
     }
 
     /// Never uses it again: a monitor that has lost its connection may kill its processes at any time.

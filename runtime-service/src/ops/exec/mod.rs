@@ -4,11 +4,13 @@
 //!   server                                    monitor
 //!   pipes ── the process's ends ─────────────> exec ─> process, in an exec cgroup
 //!   Running: exit, or kill of the cgroup
+//!   Rest: what is left in the cgroup after the exit is killed, or stays
 //! ```
 
 mod cgroup;
 pub(crate) mod changes;
 pub(super) mod pipe;
+pub(super) mod rest;
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -24,6 +26,7 @@ use oci_spec::runtime::{LinuxSeccomp, Process};
 
 use self::cgroup::{ExecGroup, Taken};
 use self::changes::Changes;
+use self::rest::Rest;
 use super::container_spec;
 use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
@@ -279,22 +282,38 @@ async fn start(
     }
 }
 
+/// The end of a command.
+pub(super) struct Ended {
+    pub(super) code: i32,
+    pub(super) rest: Rest,
+}
+
 impl Running {
     /// Waits for the end without a limit. Processes that the command left behind stay alive.
     pub(super) async fn wait(&mut self) -> Result<i32, LinkError> {
+        let Ended { code, rest } = self.end().await?;
+        rest.stay();
+        Ok(code)
+    }
+
+    /// Waits for the end without a limit.
+    pub(super) async fn end(&mut self) -> Result<Ended, LinkError> {
         let status = self.link.wait_exec(self.exec).await;
         let group = self.group.take();
-        if status.is_err() {
-            group.into_iter().for_each(ExecGroup::give_up);
+        match status {
+            Ok(status) => Ok(Ended { code: status.code(), rest: Rest::new(group) }),
+            Err(error) => {
+                group.into_iter().for_each(ExecGroup::give_up);
+                Err(error)
+            }
         }
-        status.map(|status| status.code())
     }
 
     /// The end, if it is known already.
-    pub(super) async fn ended(&mut self) -> Option<Result<i32, LinkError>> {
+    pub(super) async fn ended(&mut self) -> Option<Result<Ended, LinkError>> {
         tokio::select! {
             biased;
-            end = self.wait() => Some(end),
+            end = self.end() => Some(end),
             () = std::future::ready(()) => None,
         }
     }

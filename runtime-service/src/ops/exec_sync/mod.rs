@@ -5,6 +5,9 @@
 //!   exit ─> a short drain ─> response; deadline ─> kill
 //! ```
 //!
+//! A command with a time limit is a probe: what it leaves behind is killed after its end, as it would be at its
+//! deadline. One without a limit is a lifecycle hook or a person's command, and may start daemons: they stay.
+//!
 //! Most commands are probes that end within milliseconds: their end comes with the response to the start, and what they
 //! have written is read then, without polling.
 
@@ -14,16 +17,21 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crisp_sandbox::link::LinkError;
 use tokio::time::Instant;
 
 use self::output::Outputs;
-use super::exec::{self, Command, Running, Stdio, pipe};
+use super::exec::rest::Rest;
+use super::exec::{self, Command, Ended, Running, Stdio, pipe};
 use crate::cause::{Cause, StageFailure};
 use crate::container::Container;
 use crate::error::RuntimeError;
+use crate::exec_metrics::{Outcome, Timer};
 use crate::service_state::ServiceState;
 
 const OPERATION: &str = "exec";
+/// As long as no limit; a clock can count to it.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The output of a command and its exit code.
 #[derive(Debug)]
@@ -33,7 +41,8 @@ pub struct Output {
     pub code: i32,
 }
 
-/// Runs `command` and waits for its end. `limit`: None for no time limit.
+/// Runs `command` and waits for its end. `limit`: None for no time limit. With a limit, no process of the
+/// command outlives it for long.
 ///
 /// # Errors
 /// The container does not run, the command cannot be started, or the deadline has passed and the command has
@@ -48,28 +57,34 @@ pub async fn exec_sync(
     let pod = exec::pod_of_running(service, container)?;
     let command = Command::new(command, false, Duration::ZERO)?.with_late_response();
     let line = command.line.clone();
-    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let deadline = limit.map(|limit| Instant::now() + limit.min(LONGEST));
     let too_late = || RuntimeError::ExecDeadline {
         id: id.clone(),
         command: line.clone(),
         after: limit.unwrap_or_default(),
     };
     let operation = service.operation(OPERATION, &id);
-    let begun = Instant::now();
-    let observe = || service.exec_seconds.observe(begun.elapsed().as_secs_f64());
+    let timer = service.exec_metrics.start();
     let launch = exec::launch(&operation, service, container, &pod, command, streams);
     // Dropping it at the deadline kills the command.
-    let launched = within(deadline, launch).await.ok_or_else(too_late)?;
-    let (mut running, outputs) = operation.finish(launched).await?;
-    let ended = match running.ended().await {
-        Some(status) => {
-            observe();
-            match status {
-                Ok(code) => Ok(output(code, outputs.finish().await)),
-                Err(error) => Err(error.into()),
-            }
+    let Some(launched) = within(deadline, launch).await else {
+        timer.end(Outcome::Deadline);
+        return Err(too_late());
+    };
+    let launched = match launched {
+        Ok(launched) => Ok((launched, timer)),
+        Err(failure) => {
+            timer.end(Outcome::Failed);
+            Err(failure)
         }
-        None => collect(running, outputs, deadline, observe).await.ok_or_else(too_late)?,
+    };
+    let ((mut running, outputs), timer) = operation.finish(launched).await?;
+    let ended = match running.ended().await {
+        Some(end) => {
+            timer.end(Outcome::of(&end));
+            output(end, deadline, outputs.finish()).await
+        }
+        None => collect(running, outputs, deadline, timer).await.ok_or_else(too_late)?,
     };
     match ended {
         Ok(output) => Ok(output),
@@ -80,8 +95,20 @@ pub async fn exec_sync(
     }
 }
 
-fn output(code: i32, (stdout, stderr): (Vec<u8>, Vec<u8>)) -> Output {
-    Output { stdout, stderr, code }
+/// The output and the exit code. After that, or when dropped, kills what a command with a limit left behind.
+async fn output(
+    end: Result<Ended, LinkError>,
+    deadline: Option<Instant>,
+    output: impl Future<Output = (Vec<u8>, Vec<u8>)>,
+) -> Result<Output, Cause> {
+    let Ended { code, rest } = end?;
+    let mut rest = Some(rest);
+    if deadline.is_none() {
+        rest.take().into_iter().for_each(Rest::stay);
+    }
+    let (stdout, stderr) = output.await;
+    drop(rest);
+    Ok(Output { stdout, stderr, code })
 }
 
 /// Reads the output of a command that goes on, until its end. None: the deadline has passed, and it is killed.
@@ -89,23 +116,23 @@ async fn collect(
     mut running: Running,
     outputs: Outputs<OwnedFd>,
     deadline: Option<Instant>,
-    observe: impl FnOnce(),
+    timer: Timer<'_>,
 ) -> Option<Result<Output, Cause>> {
     let mut outputs = match outputs.polled() {
         Ok(outputs) => outputs,
         // Dropping the command kills it.
-        Err(cause) => return Some(Err(cause)),
+        Err(cause) => {
+            timer.end(Outcome::Failed);
+            return Some(Err(cause));
+        }
     };
-    let Some(status) = outputs.read_until(within(deadline, running.wait())).await else {
+    let Some(end) = outputs.read_until(within(deadline, running.end())).await else {
+        timer.end(Outcome::Deadline);
         running.kill().await;
-        observe();
         return None;
     };
-    observe();
-    Some(match status {
-        Ok(code) => Ok(output(code, outputs.finish().await)),
-        Err(error) => Err(error.into()),
-    })
+    timer.end(Outcome::of(&end));
+    Some(output(end, deadline, outputs.finish()).await)
 }
 
 /// None when it was not done in time and was dropped.

@@ -271,5 +271,5 @@ async fn fixed(
         let _ = error.write(b"too many streams are open").await;
         return None;
     };
-    Some(PortStream { port, reader, writer, error, _slot })
+    Some(PortStream { port, reader, writer, error, is_reset_seen: false, _slot })
 }

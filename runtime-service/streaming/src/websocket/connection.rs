@@ -111,11 +111,13 @@ impl Framing for Connection {
         })
     }
 
-    /// Clients know no end of a single channel: the end of the connection is the end of all.
+    /// Clients know no end of a single channel: the end of the connection is the end of all. Other servers of
+    /// port-forward close the connection at the first end.
     fn close(&self, _stream: u32) -> Sent<'_> {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// A port-forward session sends a reason on the channel for errors instead.
     fn reset(&self, _stream: u32) {}
 
     fn taken(&self, _stream: u32, _bytes: usize) {}

@@ -97,7 +97,7 @@ impl Reader {
                 channel,
                 "a connection that takes nothing held up the others of its session: it is reset"
             );
-            queue.end(Err(StreamError::Reset));
+            queue.end(Err(StreamError::Stalled));
         }
         Ok(())
     }

@@ -82,6 +82,16 @@ impl OpenExecCgroup {
         let duplicate = |errno| CgroupError::Read { file: self.exec.path.to_string(), errno };
         Ok(Some((self.exec.clone(), self.join_fds.try_clone().map_err(duplicate)?)))
     }
+
+    /// As [`ExecCgroup::is_populated`], without a path to look up.
+    ///
+    /// # Errors
+    /// [`CgroupError::Read`].
+    pub fn is_populated(&self) -> Result<bool, CgroupError> {
+        let mut pids = Vec::new();
+        kill::collect_below(&self.dir, &mut pids)?;
+        Ok(!pids.is_empty())
+    }
 }
 
 impl Cgroup {

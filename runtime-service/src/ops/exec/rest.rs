@@ -1,0 +1,26 @@
+//! The processes that a command leaves behind: those that left its session, and did not end with it.
+
+use super::cgroup::ExecGroup;
+
+/// The processes that a command has left. Dropping it kills them in the background, and only then another
+/// command can use their cgroup.
+pub(in crate::ops) struct Rest(Option<ExecGroup>);
+
+impl Rest {
+    pub(super) fn new(group: Option<ExecGroup>) -> Self {
+        Self(group)
+    }
+
+    /// Leaves them alive.
+    pub(in crate::ops) fn stay(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        if let Some(group) = self.0.take().filter(ExecGroup::is_populated) {
+            group.kill();
+        }
+    }
+}
