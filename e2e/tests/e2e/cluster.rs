@@ -185,7 +185,7 @@ fn debug(kubectl: &Kubectl, image: &str, transport: Transport) -> Result<()> {
     debug.write("go\n")?;
     let text = debug.until("seen\n")?;
     assert!(text.contains("httpd"), "{text}");
-    debug.end()?;
+    assert_eq!(debug.end()?, Some(4), "the exit code of the debugging container");
     Ok(())
 }
 
