@@ -2,8 +2,8 @@
 
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
-use crate::link::{Endpoint, Link, Tunnel};
 use crate::Result;
+use crate::link::{Endpoint, Link, Tunnel};
 use crate::spdy::{Event, Session};
 
 const SPDY: &str = "portforward.k8s.io";
@@ -65,11 +65,7 @@ impl Forward {
     ///
     /// # Errors
     /// The server's refusal.
-    pub fn open<'a>(
-        endpoint: impl Into<Endpoint<'a>>,
-        protocol: ForwardProtocol,
-        port: u16,
-    ) -> Result<Self> {
+    pub fn open<'a>(endpoint: impl Into<Endpoint<'a>>, protocol: ForwardProtocol, port: u16) -> Result<Self> {
         let endpoint = endpoint.into();
         let wire = if protocol == ForwardProtocol::WebSocketV4 {
             Wire::WebSocket(Box::new(endpoint.websocket(WEBSOCKET)?))
@@ -90,6 +86,17 @@ impl Forward {
         match &mut self.wire {
             Wire::Spdy { session, data, .. } => session.write(*data, bytes),
             Wire::WebSocket(socket) => Ok(socket.send(Message::binary([b"\0", bytes].concat()))?),
+        }
+    }
+
+    /// Sends bytes as they are, behind the frames before them; through a tunnel, in a message.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> Result<()> {
+        match &mut self.wire {
+            Wire::Spdy { session, .. } => session.send(bytes),
+            Wire::WebSocket(socket) => Ok(socket.get_mut().write_all(bytes)?),
         }
     }
 
@@ -131,7 +138,7 @@ impl Forward {
         Ok(())
     }
 
-    /// Waits for the end of both streams.
+    /// Waits until the port has sent everything, or the connection failed. In a WebSocket only a failure has an end.
     ///
     /// # Errors
     /// When the connection to the server is lost.
@@ -146,10 +153,12 @@ impl Forward {
         match &mut self.wire {
             Wire::Spdy { session, data, error } => match session.event()? {
                 Event::Data { stream, .. } if stream == *data => self.data.extend_from_slice(session.data()),
-                Event::Data { stream, .. } if stream == *error => self.error.extend_from_slice(session.data()),
+                Event::Data { stream, .. } if stream == *error => {
+                    self.error.extend_from_slice(session.data())
+                }
                 Event::Data { .. } => return Err("data of an unknown stream".into()),
-                // It ends last, also when the connection failed.
-                Event::End { stream } => self.is_over = stream == *error,
+                // The server ends the error stream when this side has closed its own data too, or the connection failed.
+                Event::End { .. } => self.is_over = true,
                 Event::Closed => self.is_over = true,
             },
             Wire::WebSocket(socket) => match socket.read() {

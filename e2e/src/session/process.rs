@@ -3,8 +3,8 @@
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
-use crate::link::{Endpoint, Link};
 use crate::Result;
+use crate::link::{Endpoint, Link};
 use crate::spdy::{Event, Session};
 
 /// A protocol of exec and attach.
@@ -97,11 +97,7 @@ impl Process {
     ///
     /// # Errors
     /// The server's refusal.
-    pub fn open<'a>(
-        endpoint: impl Into<Endpoint<'a>>,
-        protocol: Protocol,
-        streams: Streams,
-    ) -> Result<Self> {
+    pub fn open<'a>(endpoint: impl Into<Endpoint<'a>>, protocol: Protocol, streams: Streams) -> Result<Self> {
         let endpoint = endpoint.into();
         let wire = match protocol {
             Protocol::Spdy => {
@@ -125,9 +121,18 @@ impl Process {
     pub fn send(&mut self, channel: Channel, data: &[u8]) -> Result<()> {
         match &mut self.wire {
             Wire::Spdy(session, ids) => session.write(ids[channel as usize].ok_or("no such stream")?, data),
-            Wire::WebSocket(socket) => {
-                Ok(socket.send(Message::binary([&[channel as u8], data].concat()))?)
-            }
+            Wire::WebSocket(socket) => Ok(socket.send(Message::binary([&[channel as u8], data].concat()))?),
+        }
+    }
+
+    /// Sends bytes as they are, behind the frames before them.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> Result<()> {
+        match &mut self.wire {
+            Wire::Spdy(session, _) => session.send(bytes),
+            Wire::WebSocket(socket) => Ok(socket.get_mut().write_all(bytes)?),
         }
     }
 

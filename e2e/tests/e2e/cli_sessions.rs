@@ -128,7 +128,11 @@ async fn no_line_of_a_container_is_lost_while_the_server_of_its_attached_client_
         let mut attach = command(&lab, &["attach", &id]).spawn()?;
         let printed = printed_by(&mut attach)?;
         tokio::time::sleep(Duration::from_millis(400)).await;
-        if is_killed { lab.machine.kill_server() } else { lab.machine.stop_server()? }
+        if is_killed {
+            lab.machine.kill_server()
+        } else {
+            lab.machine.stop_server()?
+        }
         assert!(ends(&mut attach)?.is_some_and(|code| code != 0), "a lost session is no success");
         seen.push(printed.join().map_err(|_| "the reader panicked")?);
         tokio::time::sleep(Duration::from_millis(200)).await;
