@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use crisp_e2e::pod_server::{PodServer, Service};
 use crisp_e2e::session::{Channel, Forward, ForwardProtocol, Process, Protocol, Streams};
-use crisp_e2e::standalone::processes_with;
 use crisp_e2e::{Lab, Result, needs};
 use k8s_cri::v1::ContainerConfig;
 
@@ -30,7 +29,7 @@ enum Kind {
 struct Subjects {
     pod: String,
     id: String,
-    /// The argument of the processes that sessions start.
+    /// A word in the command lines of the processes that sessions start.
     sleep: String,
 }
 
@@ -110,7 +109,7 @@ fn die(url: &str, recorded: &[u8], token: &str, length: usize) -> Result<()> {
     bytes[place..place + TOKEN].copy_from_slice(&url.as_bytes()[url.len() - TOKEN..]);
     let mut socket = TcpStream::connect(authority)?;
     socket.write_all(&bytes[..length])?;
-    if length % 2 == 0 {
+    if length.is_multiple_of(2) {
         // Time for the server to read all of that and to respond. Without this it often finds the end at once.
         socket.set_read_timeout(Some(Duration::from_millis(10)))?;
         let _ = socket.read(&mut [0; 4096]);
@@ -151,11 +150,12 @@ async fn clients_that_die_in_the_opening_of_any_session_leave_nothing() -> Resul
     }
     println!("the deaths took {:?}", begun.elapsed());
     let ended = Instant::now();
-    while server.open() > 0 || !processes_with(&subjects.sleep).is_empty() {
-        let (open, left) = (server.open(), processes_with(&subjects.sleep));
-        assert!(ended.elapsed() < Duration::from_secs(15), "{open} connections, processes {left:?}");
+    while server.open() > 0 {
+        assert!(ended.elapsed() < Duration::from_secs(15), "{} connections are open", server.open());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    let none = format!("! ps | grep -v grep | grep -q '{}'", subjects.sleep);
+    lab.client.until(&subjects.id, &none).await?;
     as_before(&lab, before).await?;
     drop(server);
     lab.close().await

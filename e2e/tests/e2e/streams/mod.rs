@@ -2,6 +2,7 @@
 
 mod deaths;
 mod hostile;
+mod listener;
 mod protocols;
 mod settings;
 
