@@ -13,6 +13,8 @@
 //! - [`bundle::Bundle`]: an OCI bundle for `crisp oci`.
 //! - [`collector::Collector`]: receives the traces of a server.
 //! - [`request`]: CRI requests with the fields that every test needs.
+//! - [`session`]: exec, attach and port-forward over each protocol.
+//! - [`pod_server::PodServer`]: a server of the test in a pod's network.
 //! - [`nodes`]: a cluster of nodes, for `e2e/cluster.sh`.
 //! - [`leak`]: finds everything that must be gone at the end.
 
@@ -28,13 +30,16 @@ pub mod kubernetes;
 pub mod lab;
 pub mod leak;
 pub mod limited;
+pub mod link;
 pub mod machine;
 pub mod nodes;
+pub mod pod_server;
 pub mod programs;
 pub mod prometheus;
 pub mod registry;
 pub mod request;
 pub mod scenario;
+pub mod session;
 pub mod spdy;
 pub mod standalone;
 pub mod terminal;

@@ -1,20 +1,18 @@
-//! A SPDY/3.1 client for a runtime's streaming server, enough for a benchmark: it opens streams, sends and
-//! counts. Like the library in kubelet and kubectl it neither announces nor respects windows.
-
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::time::Duration;
+//! A SPDY/3.1 client for a runtime's streaming server. Like the library in kubelet and kubectl it neither announces nor
+//! respects windows.
 
 use crate::Result;
+use crate::link::{Endpoint, Link};
 
 const SYN_STREAM: u16 = 1;
 const FIN: u8 = 1;
 /// Size of one read.
 const PIECE: usize = 256 << 10;
+const MAX_DATA: usize = 32 << 10;
 
 /// One session with a server.
 pub struct Session {
-    socket: TcpStream,
+    socket: Box<dyn Link>,
     next: u32,
     buffer: Vec<u8>,
     /// The unread part of the buffer.
@@ -22,6 +20,8 @@ pub struct Session {
     /// The rest of the present frame: its stream, or None for a control frame; the number of bytes; whether
     /// it is the last.
     frame: (Option<u32>, usize, bool),
+    /// The data of the last event in the buffer.
+    data: std::ops::Range<usize>,
 }
 
 /// A received event.
@@ -43,34 +43,21 @@ impl Session {
     ///
     /// # Errors
     /// The server's refusal.
-    pub fn open(url: &str, protocol: &str) -> Result<Self> {
-        let rest = url.strip_prefix("http://").ok_or_else(|| format!("{url} is no http URL"))?;
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let mut socket = TcpStream::connect(authority)?;
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(Duration::from_secs(60)))?;
-        write!(
-            socket,
-            "POST /{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\
-             Content-Length: 0\r\nX-Stream-Protocol-Version: {protocol}\r\n\r\n"
-        )?;
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            socket.read_exact(&mut byte)?;
-            head.push(byte[0]);
-        }
-        let head = String::from_utf8_lossy(&head);
-        if !head.starts_with("HTTP/1.1 101") {
-            return Err(format!("{url}: {head}").into());
-        }
-        Ok(Self { socket, next: 1, buffer: vec![0; PIECE], left: 0..0, frame: (None, 0, false) })
+    pub fn open<'a>(endpoint: impl Into<Endpoint<'a>>, protocol: &str) -> Result<Self> {
+        let endpoint = endpoint.into();
+        Ok(Self::over(endpoint.upgrade(&endpoint.spdy_request(protocol)?, protocol)?))
+    }
+
+    /// Begins a session on a connection that has been upgraded.
+    #[must_use]
+    pub fn over(socket: Box<dyn Link>) -> Self {
+        Self { socket, next: 1, buffer: vec![0; PIECE], left: 0..0, frame: (None, 0, false), data: 0..0 }
     }
 
     /// Opens a stream. If `is_closed`, this side sends nothing on it.
     ///
+    /// # Errors
     /// When the connection is lost.
-    /// The connection is lost.
     pub fn stream(&mut self, headers: &[(&str, &str)], is_closed: bool) -> Result<u32> {
         let stream = self.next;
         self.next += 2;
@@ -82,18 +69,47 @@ impl Session {
         frame.extend_from_slice(&stream.to_be_bytes());
         frame.extend_from_slice(&[0; 6]);
         frame.extend_from_slice(&block);
-        self.socket.write_all(&frame)?;
+        self.send(&frame)?;
         Ok(stream)
     }
 
+    /// Sends data, in frames of a size that every server takes.
+    ///
     /// # Errors
     /// When the connection is lost.
     pub fn write(&mut self, stream: u32, data: &[u8]) -> Result<()> {
-        let mut head = stream.to_be_bytes().to_vec();
-        head.push(0);
-        head.extend_from_slice(&length(data.len())?);
-        self.socket.write_all(&head)?;
-        Ok(self.socket.write_all(data)?)
+        data.chunks(MAX_DATA).try_for_each(|piece| self.frame(stream, 0, piece))
+    }
+
+    /// Sends the end of this side's data; the server may still send.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub fn close(&mut self, stream: u32) -> Result<()> {
+        self.frame(stream, FIN, &[])
+    }
+
+    fn frame(&mut self, stream: u32, flags: u8, data: &[u8]) -> Result<()> {
+        let mut frame = stream.to_be_bytes().to_vec();
+        frame.push(flags);
+        frame.extend_from_slice(&length(data.len())?);
+        frame.extend_from_slice(data);
+        self.send(&frame)
+    }
+
+    /// Sends bytes as they are.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.socket.write_all(bytes)?;
+        Ok(self.socket.flush()?)
+    }
+
+    /// The data of the last event, when that was data.
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
+        &self.buffer[self.data.clone()]
     }
 
     /// Returns the next event.
@@ -107,6 +123,7 @@ impl Session {
                     return Ok(Event::Closed);
                 }
                 let bytes = self.frame.1.min(self.left.len());
+                self.data = self.left.start..self.left.start + bytes;
                 self.left.start += bytes;
                 self.frame.1 -= bytes;
                 if let Some(stream) = self.frame.0 {

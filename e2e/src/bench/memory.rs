@@ -1,4 +1,4 @@
-//! Memory of a runtime's own processes: proportional set size, in kB.
+//! Memory of a runtime's own processes, in kB: mostly the proportional set size.
 
 use crate::Result;
 
@@ -9,6 +9,17 @@ use crate::Result;
 pub fn pss(pid: i32) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let line = text.lines().find(|l| l.starts_with("Pss:")).ok_or("no Pss line")?;
+    Ok(line.split_whitespace().nth(1).ok_or("no figure")?.parse()?)
+}
+
+/// Resident memory of one process that belongs to no file. Unlike PSS, it does not grow when another process ends that
+/// had mapped the same program.
+///
+/// # Errors
+/// When the process has ended.
+pub fn anonymous(pid: i32) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find(|l| l.starts_with("RssAnon:")).ok_or("no RssAnon line")?;
     Ok(line.split_whitespace().nth(1).ok_or("no figure")?.parse()?)
 }
 

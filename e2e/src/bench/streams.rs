@@ -41,6 +41,12 @@ impl Streams {
         Ok(Self { client, up: Up { pod, container } })
     }
 
+    /// The id of the pod.
+    #[must_use]
+    pub fn pod(&self) -> &str {
+        &self.up.pod
+    }
+
     /// Takes the pod down.
     ///
     /// # Errors

@@ -12,7 +12,8 @@
 //!   Debian's CNI plugins (only by this option, and only of Crisp); busy: lists and statuses of 500 containers
 //!   while others are created (only by this option).
 //! - `--vanish N`: opens N streaming sessions, drops the connection of each at once, and prints what the
-//!   server holds before and after; fails when the server holds more than before.
+//!   server and the monitor hold before and after. Exit code 1 when there is one descriptor, thread or process
+//!   more than before, 2 MiB more memory of the server, or 256 kB more of the monitor.
 //! - `--here`: put Crisp's folders into the usual place for temporary files instead.
 
 use std::path::Path;

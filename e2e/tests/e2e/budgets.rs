@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use crisp_e2e::bench::memory;
 use crisp_e2e::bench::series::{IDLE, Series, Up};
+use crisp_e2e::bench::{Target, memory, vanish};
 use crisp_e2e::{Lab, Result, needs};
 use k8s_cri::v1::NamespaceMode;
 
 const PODS: usize = 10;
+/// Streaming sessions whose clients vanish.
+const LOST: usize = 300;
 
 /// A resource of all pods together, with the limit per pod.
 struct Figure {
@@ -16,16 +18,30 @@ struct Figure {
     at_most: f64,
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn budgets_hold() -> Result<()> {
-    needs!("docker-registry", "busybox");
-    let mut lab = Lab::start().await?;
-    let series = Series {
+fn series(lab: &Lab) -> Series {
+    Series {
         image: lab.image.clone(),
         network: NamespaceMode::Pod,
         logs: lab.machine.logs(),
         pause: std::time::Duration::ZERO,
-    };
+    }
+}
+
+/// A short run of `bench --vanish`.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_sessions_leave_nothing_in_the_server_and_the_monitor() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let lab = Lab::start().await?;
+    let target = Target { name: "crisp".into(), socket: lab.machine.socket(), metrics: None };
+    vanish::vanish(&target, &series(&lab), LOST).await?;
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn budgets_hold() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let series = series(&lab);
     // The first pod makes the shared parts: the bridge, thread pools, caches.
     let (first, _) = series.up(&mut lab.client, "first", IDLE).await?;
     series.down(&mut lab.client, first).await?;

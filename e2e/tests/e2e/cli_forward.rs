@@ -3,8 +3,9 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crisp_e2e::pod_server::{PodServer, Service};
 use crisp_e2e::{Lab, Result, needs};
 
 use crate::cli_streams::command;
@@ -37,44 +38,45 @@ async fn listens(lab: &mut Lab, id: &str, ports: &[u16]) -> Result<()> {
     Ok(())
 }
 
+/// Connects, sends `request`, and waits for the response. Each connection must be served: the pod's server accepts all.
+fn answered(port: u16, request: &[u8], response: &mut [u8]) -> std::io::Result<TcpStream> {
+    let mut socket = connect(port).map_err(std::io::Error::other)?;
+    socket.write_all(request)?;
+    socket.read_exact(response)?;
+    Ok(socket)
+}
+
+/// Waits until the pod's server has no open connection.
+async fn none_is_open(server: &PodServer) {
+    let begun = Instant::now();
+    while server.open() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{} connections are open", server.open());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forward_outlives_any_number_of_connections_that_break() -> Result<()> {
     needs!("docker-registry", "busybox");
     let mut lab = Lab::start().await?;
-    let (sandbox, pod) = lab.pod("cli-forward").await?;
+    let (_, pod) = lab.pod("cli-forward").await?;
     // Each client gets endless output and does not read it.
-    let line = "nc -ll -p 8080 -e yes & nc -ll -p 8081 -e cat & sleep 1000";
-    let id = lab.client.launch(&pod, &lab.shell(line), &sandbox).await?;
-    listens(&mut lab, &id, &[8080, 8081]).await?;
+    let endless = PodServer::start(&lab.machine, &pod, 8080, Service::Endless)?;
+    let echo = PodServer::start(&lab.machine, &pod, 8081, Service::Echo)?;
     let (mut forward, ports) = forwards(&lab, &pod, &["0:8080", "0:8081"])?;
-    let (endless, echo) = (ports[0], ports[1]);
-    for _ in 0..600 {
-        answered(endless, b"", &mut [0; 2])?;
+    for round in 0..600 {
+        answered(ports[0], b"", &mut [0; 2]).map_err(|error| format!("connection {round}: {error}"))?;
     }
-    let mut socket = connect(echo)?;
-    socket.write_all(b"hello")?;
     let mut back = [0; 5];
-    socket.read_exact(&mut back)?;
+    drop(answered(ports[1], b"hello", &mut back)?);
     assert_eq!(&back, b"hello");
-    // No process of the broken connections is left in the pod, only the one that listens, `nc -e yes`.
-    lab.client.until(&id, "test $(ps | grep -c '[y]es') = 1").await?;
+    none_is_open(&endless).await;
+    none_is_open(&echo).await;
+    assert_eq!((endless.accepted(), echo.accepted()), (600, 1));
     forward.kill()?;
     forward.wait()?;
+    drop((endless, echo));
     lab.close().await
-}
-
-/// Connects, sends `request`, and waits for the response. The pod's nc has a queue of two: when clients connect
-/// faster than a busy machine lets it accept, some are refused.
-fn answered(port: u16, request: &[u8], response: &mut [u8]) -> std::io::Result<TcpStream> {
-    let mut tries = 0;
-    loop {
-        let mut socket = connect(port).map_err(std::io::Error::other)?;
-        match socket.write_all(request).and_then(|()| socket.read_exact(response)) {
-            Ok(()) => return Ok(socket),
-            Err(error) if tries == 20 => return Err(error),
-            Err(_) => tries += 1,
-        }
-    }
 }
 
 /// Like a database benchmark: many connections at once, short requests and responses, some of them broken in
@@ -83,9 +85,8 @@ fn answered(port: u16, request: &[u8], response: &mut [u8]) -> std::io::Result<T
 async fn many_clients_of_a_database_share_a_forward_though_some_break() -> Result<()> {
     needs!("docker-registry", "busybox");
     let mut lab = Lab::start().await?;
-    let (sandbox, pod) = lab.pod("cli-database").await?;
-    let id = lab.client.launch(&pod, &lab.shell("nc -ll -p 5432 -e cat & sleep 1000"), &sandbox).await?;
-    listens(&mut lab, &id, &[5432]).await?;
+    let (_, pod) = lab.pod("cli-database").await?;
+    let database = PodServer::start(&lab.machine, &pod, 5432, Service::Echo)?;
     let (mut forward, ports) = forwards(&lab, &pod, &["0:5432"])?;
     let port = ports[0];
     let client = move |number: usize| -> std::io::Result<()> {
@@ -110,8 +111,11 @@ async fn many_clients_of_a_database_share_a_forward_though_some_break() -> Resul
         client.join().map_err(|_| "a client failed")??;
     }
     assert!(forward.try_wait()?.is_none(), "the forward has ended");
+    none_is_open(&database).await;
+    assert_eq!(database.accepted(), 160);
     forward.kill()?;
     forward.wait()?;
+    drop(database);
     lab.close().await
 }
 

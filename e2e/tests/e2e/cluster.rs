@@ -185,8 +185,21 @@ fn debug(kubectl: &Kubectl, image: &str, transport: Transport) -> Result<()> {
     debug.write("go\n")?;
     let text = debug.until("seen\n")?;
     assert!(text.contains("httpd"), "{text}");
-    debug.end()?;
-    Ok(())
+    // kubectl succeeds when its session has ended well, whatever the exit code of the container.
+    assert_eq!(debug.end()?, Some(0));
+    let code = format!(
+        "jsonpath={{.status.ephemeralContainerStatuses[?(@.name==\"{}\")].state.terminated.exitCode}}",
+        &name[2..]
+    );
+    let begun = std::time::Instant::now();
+    loop {
+        let seen = kubectl.run(&["get", "pod", "web", "-o", &code])?;
+        if !seen.is_empty() || begun.elapsed() > Duration::from_secs(30) {
+            assert_eq!(seen, "4", "the exit code of the debugging container");
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// The protocol of browsers and most libraries, which both servers pass to Crisp unchanged.

@@ -1,6 +1,11 @@
-//! Commands with streams.
+//! Commands with streams, and the listener that serves them.
 
-use std::process::Command;
+mod deaths;
+mod hostile;
+mod listener;
+mod protocols;
+mod settings;
+
 use std::time::{Duration, Instant};
 
 use crisp_e2e::{Lab, Result, Setup, needs, websocket};
@@ -14,12 +19,7 @@ use tokio_tungstenite::tungstenite::Message;
 async fn exec_and_attach_work_over_tls() -> Result<()> {
     needs!("docker-registry", "busybox", "openssl");
     let keys = tempfile::tempdir()?;
-    let path = |name: &str| keys.path().join(name).display().to_string();
-    let (cert, key) = (path("cert.pem"), path("key.pem"));
-    let arguments = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=streams -days 1";
-    let mut openssl = Command::new("openssl");
-    openssl.args(arguments.split(' ')).args(["-keyout", &key, "-out", &cert]);
-    assert!(openssl.output()?.status.success());
+    let (cert, key) = settings::certificate(keys.path(), "streams", &[])?;
     let args = ["--stream-cert", &cert, "--stream-key", &key].map(str::to_owned).to_vec();
     let mut lab = Lab::start_with(Setup { args, ..Setup::default() }).await?;
     let (sandbox, pod) = lab.pod("tls").await?;

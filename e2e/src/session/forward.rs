@@ -1,0 +1,179 @@
+//! A client of port-forward.
+
+use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
+
+use crate::Result;
+use crate::link::{Endpoint, Link, Tunnel};
+use crate::spdy::{Event, Session};
+
+const SPDY: &str = "portforward.k8s.io";
+const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+const WEBSOCKET: &str = "v4.channel.k8s.io";
+
+/// A protocol of port-forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForwardProtocol {
+    Spdy,
+    /// SPDY in the messages of a WebSocket.
+    Tunnel,
+    /// Its ports are those of the request for the URL. Without half closes.
+    WebSocketV4,
+}
+
+/// A session with one connection to a port of a pod.
+pub struct Forward {
+    wire: Wire,
+    data: Vec<u8>,
+    error: Vec<u8>,
+    is_over: bool,
+}
+
+enum Wire {
+    Spdy { session: Box<Session>, data: u32, error: u32 },
+    WebSocket(Box<WebSocket<Box<dyn Link>>>),
+}
+
+impl Wire {
+    /// The bytes of a stream without the port number, with which each begins in a WebSocket.
+    fn content<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        match self {
+            Self::Spdy { .. } => bytes,
+            Self::WebSocket(_) => bytes.get(2..).unwrap_or_default(),
+        }
+    }
+}
+
+impl ForwardProtocol {
+    pub const ALL: [Self; 3] = [Self::Spdy, Self::Tunnel, Self::WebSocketV4];
+
+    #[must_use]
+    pub fn has_half_close(self) -> bool {
+        self != Self::WebSocketV4
+    }
+
+    /// Connects to the URL of a port-forward and opens a session over SPDY.
+    fn spdy(self, endpoint: Endpoint<'_>) -> Result<Session> {
+        match self {
+            Self::Tunnel => Ok(Session::over(Box::new(Tunnel::new(endpoint.websocket(TUNNEL)?)))),
+            Self::Spdy | Self::WebSocketV4 => Session::open(endpoint, SPDY),
+        }
+    }
+}
+
+impl Forward {
+    /// Connects to the URL of a port-forward, which must be for this port, and opens a connection to it.
+    ///
+    /// # Errors
+    /// The server's refusal.
+    pub fn open<'a>(endpoint: impl Into<Endpoint<'a>>, protocol: ForwardProtocol, port: u16) -> Result<Self> {
+        let endpoint = endpoint.into();
+        let wire = if protocol == ForwardProtocol::WebSocketV4 {
+            Wire::WebSocket(Box::new(endpoint.websocket(WEBSOCKET)?))
+        } else {
+            let mut session = protocol.spdy(endpoint)?;
+            let port = port.to_string();
+            let headers = |kind| [("streamtype", kind), ("port", port.as_str()), ("requestid", "0")];
+            let error = session.stream(&headers("error"), true)?;
+            let data = session.stream(&headers("data"), false)?;
+            Wire::Spdy { session: Box::new(session), data, error }
+        };
+        Ok(Self { wire, data: Vec::new(), error: Vec::new(), is_over: false })
+    }
+
+    /// # Errors
+    /// When the connection is lost.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        match &mut self.wire {
+            Wire::Spdy { session, data, .. } => session.write(*data, bytes),
+            Wire::WebSocket(socket) => Ok(socket.send(Message::binary([b"\0", bytes].concat()))?),
+        }
+    }
+
+    /// Sends bytes as they are, behind the frames before them; through a tunnel, in a message.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> Result<()> {
+        match &mut self.wire {
+            Wire::Spdy { session, .. } => session.send(bytes),
+            Wire::WebSocket(socket) => Ok(socket.get_mut().write_all(bytes)?),
+        }
+    }
+
+    /// Sends the end of the data: see [`ForwardProtocol::has_half_close`].
+    ///
+    /// # Errors
+    /// When the connection is lost, or the protocol has no half closes.
+    pub fn close(&mut self) -> Result<()> {
+        match &mut self.wire {
+            Wire::Spdy { session, data, .. } => session.close(*data),
+            Wire::WebSocket(_) => Err("this protocol has no half closes".into()),
+        }
+    }
+
+    /// The data of the port so far.
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
+        self.wire.content(&self.data)
+    }
+
+    /// The reason why the connection failed.
+    #[must_use]
+    pub fn error(&self) -> String {
+        String::from_utf8_lossy(self.wire.content(&self.error)).into_owned()
+    }
+
+    /// Waits until `is_so` returns true.
+    ///
+    /// # Errors
+    /// When the connection ends before.
+    pub fn until(&mut self, is_so: impl Fn(&Self) -> bool) -> Result<()> {
+        while !is_so(self) {
+            if self.is_over {
+                let (bytes, error) = (self.data().len(), self.error());
+                return Err(format!("the connection ended after {bytes} bytes: {error}").into());
+            }
+            self.receive()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the port has sent everything, or the connection failed. In a WebSocket only a failure has an end.
+    ///
+    /// # Errors
+    /// When the connection to the server is lost.
+    pub fn to_end(&mut self) -> Result<()> {
+        while !self.is_over {
+            self.receive()?;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<()> {
+        match &mut self.wire {
+            Wire::Spdy { session, data, error } => match session.event()? {
+                Event::Data { stream, .. } if stream == *data => self.data.extend_from_slice(session.data()),
+                Event::Data { stream, .. } if stream == *error => {
+                    self.error.extend_from_slice(session.data())
+                }
+                Event::Data { .. } => return Err("data of an unknown stream".into()),
+                // The server ends the error stream when this side has closed its own data too, or the connection failed.
+                Event::End { .. } => self.is_over = true,
+                Event::Closed => self.is_over = true,
+            },
+            Wire::WebSocket(socket) => match socket.read() {
+                Ok(Message::Binary(bytes)) => match bytes.split_first() {
+                    Some((0, bytes)) => self.data.extend_from_slice(bytes),
+                    Some((1, bytes)) => self.error.extend_from_slice(bytes),
+                    _ => return Err("data of an unknown channel".into()),
+                },
+                Ok(Message::Close(_)) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => {
+                    self.is_over = true;
+                }
+                Ok(_) => {}
+                Err(error) => return Err(error.into()),
+            },
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! The settings of the streaming server: its certificate, its address, and the grace time of commands.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crisp_e2e::link::Endpoint;
+use crisp_e2e::session::{Channel, Process, Protocol};
+use crisp_e2e::standalone::processes_with;
+use crisp_e2e::{Lab, Result, Setup, free_port, needs};
+
+use super::protocols::{PIPES, exec, exec_url};
+
+/// Makes NAME.crt and NAME.key, for these addresses of a server; returns their paths.
+pub fn certificate(folder: &Path, name: &str, addresses: &[&str]) -> Result<(String, String)> {
+    let path = |kind: &str| folder.join(format!("{name}.{kind}")).display().to_string();
+    let (certificate, key, config) = (path("crt"), path("key"), path("cnf"));
+    let names: Vec<String> = addresses.iter().map(|address| format!("IP:{address}")).collect();
+    let names =
+        if names.is_empty() { String::new() } else { format!("subjectAltName = {}\n", names.join(",")) };
+    std::fs::write(
+        &config,
+        format!(
+            "[req]\nprompt = no\ndistinguished_name = name\nx509_extensions = own\n[name]\nCN = {name}\n\
+             [own]\nbasicConstraints = critical,CA:FALSE\n{names}"
+        ),
+    )?;
+    let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1";
+    let mut openssl = Command::new("openssl");
+    openssl.args(words.split(' ')).args(["-config", &config, "-keyout", &key, "-out", &certificate]);
+    let output = openssl.output()?;
+    if !output.status.success() {
+        return Err(format!("openssl: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok((certificate, key))
+}
+
+/// Sends a line to `cat`, and waits until it comes back.
+fn echoes(process: &mut Process, line: &str) -> Result<()> {
+    process.send(Channel::Stdin, line.as_bytes())?;
+    process.until(|process| process.text(Channel::Stdout).ends_with(line))
+}
+
+const TLS_PROTOCOLS: [Protocol; 2] = [Protocol::Spdy, Protocol::WebSocketV5];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_certificate_is_used_for_new_sessions_and_old_ones_go_on() -> Result<()> {
+    needs!("docker-registry", "busybox", "openssl");
+    let keys = tempfile::tempdir()?;
+    let (first, _) = certificate(keys.path(), "first", &["127.0.0.1"])?;
+    let (second, _) = certificate(keys.path(), "second", &["127.0.0.1"])?;
+    // Each file is replaced at once, but not both together.
+    let serve = |name: &str| -> Result<()> {
+        for kind in ["crt", "key"] {
+            let path = |name: &str| keys.path().join(format!("{name}.{kind}"));
+            std::fs::copy(path(name), path("new"))?;
+            std::fs::rename(path("new"), path("served"))?;
+        }
+        Ok(())
+    };
+    serve("first")?;
+    let served = |kind: &str| keys.path().join(format!("served.{kind}")).display().to_string();
+    let args = ["--stream-cert", &served("crt"), "--stream-key", &served("key")].map(str::to_owned).to_vec();
+    let mut lab = Lab::start_with(Setup { args, ..Setup::default() }).await?;
+    let (sandbox, pod) = lab.pod("replaced").await?;
+    let id = lab.client.launch(&pod, &lab.shell("exec sleep 1000"), &sandbox).await?;
+    let [first, second] = [std::fs::read_to_string(first)?, std::fs::read_to_string(second)?];
+    let mut old = Vec::new();
+    for protocol in TLS_PROTOCOLS {
+        let url = exec_url(&mut lab, &id, "cat; exit 6", PIPES).await?;
+        assert!(url.starts_with("https://127.0.0.1:"), "{url}");
+        let mut process = Process::open(Endpoint { url: &url, trusted: Some(&first) }, protocol, PIPES)?;
+        echoes(&mut process, "before\n")?;
+        old.push(process);
+    }
+    serve("second")?;
+    let begun = Instant::now();
+    for protocol in TLS_PROTOCOLS {
+        let url = exec_url(&mut lab, &id, "cat; exit 7", PIPES).await?;
+        // The server looks at its files every five seconds.
+        let mut process = loop {
+            match Process::open(Endpoint { url: &url, trusted: Some(&second) }, protocol, PIPES) {
+                Ok(process) => break process,
+                Err(error) if begun.elapsed() > Duration::from_secs(15) => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        };
+        echoes(&mut process, "new\n")?;
+        process.close_stdin()?;
+        assert_eq!(process.exit_code()?, 7, "{protocol:?}");
+    }
+    let url = exec_url(&mut lab, &id, "cat", PIPES).await?;
+    let refused = Process::open(Endpoint { url: &url, trusted: Some(&first) }, Protocol::WebSocketV5, PIPES);
+    let refused = refused.err().ok_or("the old certificate is still served")?.to_string();
+    assert!(refused.contains("certificate"), "{refused}");
+    for mut process in old {
+        echoes(&mut process, "after\n")?;
+        process.close_stdin()?;
+        assert_eq!(process.exit_code()?, 6);
+        assert_eq!(process.text(Channel::Stdout), "before\nafter\n");
+    }
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_served_at_the_address_of_the_setting() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    for address in ["127.0.0.7", "127.0.0.8"] {
+        let listen = format!("{address}:{}", free_port()?);
+        let args = vec!["--stream-listen".to_owned(), listen.clone()];
+        let mut lab = Lab::start_with(Setup { args, ..Setup::default() }).await?;
+        let (sandbox, pod) = lab.pod("address").await?;
+        let id = lab.client.launch(&pod, &lab.shell("exec sleep 1000"), &sandbox).await?;
+        for protocol in Protocol::ALL {
+            let url = exec_url(&mut lab, &id, "echo here; exit 3", PIPES).await?;
+            assert!(url.starts_with(&format!("http://{listen}/")), "{url}");
+            let mut process = Process::open(&url, protocol, PIPES)?;
+            assert_eq!(process.exit_code()?, 3);
+            assert_eq!(process.text(Channel::Stdout), "here\n");
+        }
+        lab.close().await?;
+    }
+    Ok(())
+}
+
+/// Measures the time from the end of a client to the end of the last process that its command had started, though all
+/// of them ignore SIGHUP.
+async fn time_to_the_kill(grace: Duration) -> Result<Duration> {
+    let args = vec!["--exec-grace".to_owned(), grace.as_secs().to_string()];
+    let mut lab = Lab::start_with(Setup { args, ..Setup::default() }).await?;
+    let (sandbox, pod) = lab.pod("grace").await?;
+    let id = lab.client.launch(&pod, &lab.shell("exec sleep 1000"), &sandbox).await?;
+    let child = format!("7{:04}", std::process::id() % 10_000 + u32::try_from(grace.as_secs())?);
+    let line = format!(
+        "trap 'echo hup >> /tmp/hup' HUP; sh -c \"trap '' HUP; exec sleep {child}\" & echo up; \
+         while :; do sleep 0.1; done"
+    );
+    let mut process = exec(&mut lab, &id, &line, Protocol::WebSocketV5, PIPES).await?;
+    process.until(|process| process.text(Channel::Stdout) == "up\n")?;
+    lab.client.until(&id, &format!("ps | grep -q '[s]leep {child}'")).await?;
+    let begun = Instant::now();
+    drop(process);
+    lab.client.until(&id, "test -e /tmp/hup").await?;
+    assert!(begun.elapsed() < grace, "SIGHUP came after {:?}", begun.elapsed());
+    assert_eq!(processes_with(&child).len(), 1, "SIGHUP was followed by a kill at once");
+    while !processes_with(&child).is_empty() {
+        assert!(begun.elapsed() < grace + Duration::from_secs(10), "it is not killed");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let passed = begun.elapsed();
+    assert_eq!(lab.client.sh(&id, "cat /tmp/hup").await?, "hup\n");
+    lab.client.until(&id, "! ps | grep -q '[s]leep 0.1'").await?;
+    lab.close().await?;
+    Ok(passed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_client_vanishes_is_killed_after_the_time_of_the_setting() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    for seconds in [1, 4] {
+        let grace = Duration::from_secs(seconds);
+        let passed = time_to_the_kill(grace).await?;
+        println!("a grace time of {grace:?}: killed after {passed:?}");
+        assert!(passed >= grace && passed < grace + Duration::from_secs(2), "{passed:?} for {grace:?}");
+    }
+    Ok(())
+}
