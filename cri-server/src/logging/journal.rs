@@ -164,7 +164,7 @@ fn name(field: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
+    use std::io::{Read as _, Seek as _};
     use std::time::{Duration, Instant};
 
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -228,7 +228,7 @@ mod tests {
             panic!("no file")
         };
         let mut file = File::from(files.next().unwrap());
-        std::io::Seek::rewind(&mut file).unwrap();
+        file.rewind().unwrap();
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
         assert!(text.contains(&format!("MESSAGE={long}\n")));

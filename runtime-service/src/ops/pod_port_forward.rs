@@ -3,6 +3,7 @@
 //! A connection that is refused or fails ends alone; the session continues.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::process_streams::session_owner;
 use crate::cause::Cause;
@@ -25,6 +27,8 @@ use crate::service_state::ServiceState;
 const READ: usize = 64 << 10;
 /// Time limit for delivering data that a client sent before it closed its session.
 const DELIVERY: Duration = Duration::from_secs(10);
+/// Time for what a client still sends after the port has ended, where the client cannot say that it has ended too.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Returns the URL at which a client forwards ports.
 ///
@@ -105,9 +109,10 @@ async fn forward(dialer: Dialer, stream: PortStream) {
         reason = breakage.wait() => Err(reason),
     };
     let failure = match connected {
-        Ok(Ok(connection)) => {
-            copy(connection, reader, writer).await.err().and_then(|reason| broken(reason.to_string()))
-        }
+        Ok(Ok(connection)) => copy(connection, reader, writer, is_reset_seen)
+            .await
+            .err()
+            .and_then(|reason| broken(reason.to_string())),
         Ok(Err(failure)) => {
             // What the client sends to it must not hold up its other ports.
             drop(reader);
@@ -126,23 +131,49 @@ async fn forward(dialer: Dialer, stream: PortStream) {
 }
 
 /// Copies until both directions have ended, or the client has reset the stream or is gone, even while the
-/// port neither reads nor sends.
+/// port neither reads nor sends. A client that cannot end its direction alone ends with the port.
 ///
 /// # Errors
 /// The connection broke, on either side.
-async fn copy(connection: TcpStream, reader: StreamReader, writer: StreamWriter) -> io::Result<()> {
+async fn copy(
+    connection: TcpStream,
+    reader: StreamReader,
+    writer: StreamWriter,
+    client_ends: bool,
+) -> io::Result<()> {
     let _ = connection.set_nodelay(true);
     let breakage = reader.breakage();
     let (from_pod, to_pod) = connection.into_split();
     let ended = tokio::select! {
-        ended = async { tokio::try_join!(to_port(reader, to_pod), from_port(from_pod, writer)) } => ended,
+        ended = copy_both(to_port(reader, to_pod), from_port(from_pod, writer), client_ends) => ended,
         error = breakage.wait() => Err(io::Error::other(error)),
     };
-    let ended = ended.and_then(|(reset, ())| reset.map_or(Ok(()), Err));
+    let ended = ended.and_then(|reset| reset.map_or(Ok(()), Err));
     if let Err(error) = &ended {
         tracing::debug!(%error, "a forwarded connection broke");
     }
     ended
+}
+
+async fn copy_both(
+    to_port: impl Future<Output = io::Result<Option<io::Error>>>,
+    from_port: impl Future<Output = io::Result<()>>,
+    client_ends: bool,
+) -> io::Result<Option<io::Error>> {
+    let (mut to_port, mut from_port) = (pin!(to_port), pin!(from_port));
+    tokio::select! {
+        reset = &mut to_port => {
+            let reset = reset?;
+            from_port.await.map(|()| reset)
+        }
+        ended = &mut from_port => {
+            ended?;
+            if client_ends {
+                return to_port.await;
+            }
+            timeout(LAST_WORDS, to_port).await.unwrap_or(Ok(None))
+        }
+    }
 }
 
 /// Returns a reset of the connection, which the kernel reports only once: it may be here and not to the

@@ -31,7 +31,7 @@ pub struct PortStream {
     /// Sends the reason, as text, when the connection failed.
     pub error: StreamWriter,
     /// Whether the client sees that `writer` was dropped without an end. A WebSocket with fixed ports has no way
-    /// to say that: such a client sees only what is sent to `error`.
+    /// to say that: such a client sees only what is sent to `error`, and cannot end its own direction alone.
     pub is_reset_seen: bool,
     /// None when each stream has its own slot.
     pub(crate) _slot: Option<Slot>,

@@ -153,5 +153,9 @@ async fn a_port_that_ends_properly_is_no_error_and_the_other_goes_on() {
     in_second.write_all(b"still here").await.unwrap();
     assert_eq!(client.take(2, 10).await, b"still here");
     assert!(client.channels.iter().all(Vec::is_empty), "{:?}", client.channels);
+    // The client waits for the end of the session: it cannot end a port alone.
+    drop(in_second);
+    let end = tokio::time::timeout(Duration::from_secs(20), client.socket.next()).await;
+    assert!(end.expect("the session ends with its last port").unwrap().unwrap().is_close());
     lab.remove_pod(&pod).await;
 }
