@@ -149,8 +149,8 @@ impl Pods {
         self.service.subscribe()
     }
 
-    /// Whether pods with their own network can be made, and if not, the reason. Blocks for up to some seconds
-    /// after the start of the server.
+    /// Whether pods with their own network can be made, and if not, the reason. Blocks for some seconds at most
+    /// while the plugins of a network respond for the first time.
     #[must_use]
     pub fn network_status(&self) -> NetworkStatus {
         self.service.networks.first_status()

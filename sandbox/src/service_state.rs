@@ -23,7 +23,7 @@ use crate::top_cgroup::TopCgroup;
 
 /// Longer than the sum of the deadlines of an operation on a pod, without CNI plugins.
 const LOCK: Duration = Duration::from_secs(120);
-/// More plugin calls, each with its own deadline, than a pod needs.
+/// Calls of plugins for which a pod without a record yet has time, each with its own deadline.
 const PLUGIN_CALLS: u32 = 10;
 
 /// The folders and other resources for pods.
@@ -100,7 +100,8 @@ impl ServiceState {
     /// # Errors
     /// [`PodError::Busy`] when another operation holds it for longer than any should take.
     pub(crate) async fn lock(&self, pod: &PodId, operation: &'static str) -> Result<KeyedGuard, PodError> {
-        let patience = LOCK + self.networks.plugin_deadline() * PLUGIN_CALLS;
+        let of_plugins = self.networks.plugin_deadline() * PLUGIN_CALLS;
+        let patience = LOCK + of_plugins.max(self.networks.time_of_detach(pod));
         let lock = self.locks.lock_within(pod.clone(), operation, patience).await;
         lock.map_err(|busy| PodError::Busy { operation, pod: pod.clone(), busy })
     }

@@ -12,7 +12,10 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr, sendto,
+};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -24,20 +27,24 @@ use super::queue::LineQueue;
 
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Where the queue writes: each write is an entry.
+/// The socket of journald; each write is an entry.
 pub(super) struct JournalSocket {
     socket: UnixDatagram,
     path: PathBuf,
 }
 
 impl JournalSocket {
+    /// Opens a socket, and asks whether journald is there.
+    ///
     /// # Errors
     /// Nothing listens there.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let socket = Self { socket: UnixDatagram::unbound()?, path: path.to_owned() };
-        // journald ignores an empty entry.
-        socket.socket.send_to(&[], path)?;
-        Ok(socket)
+        let socket = UnixDatagram::unbound()?;
+        // journald ignores an empty entry. One that reads nothing is there too.
+        match sendto(&socket, &[], SendFlags::DONTWAIT | SendFlags::NOSIGNAL, &SocketAddrUnix::new(path)?) {
+            Ok(_) | Err(Errno::AGAIN) => Ok(Self { socket, path: path.to_owned() }),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// An entry that is too long for a datagram is sent as a sealed file.
@@ -60,10 +67,9 @@ impl JournalSocket {
 
 impl Write for JournalSocket {
     fn write(&mut self, entry: &[u8]) -> io::Result<usize> {
-        match self.socket.send_to(entry, &self.path) {
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error()) => {
-                self.send_as_file(entry)?;
-            }
+        let to = SocketAddrUnix::new(&self.path)?;
+        match retry_on_intr(|| sendto(&self.socket, entry, SendFlags::NOSIGNAL, &to)) {
+            Err(Errno::MSGSIZE | Errno::NOBUFS) => self.send_as_file(entry)?,
             sent => drop(sent?),
         }
         Ok(entry.len())
@@ -177,6 +183,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let journald = UnixDatagram::bind(&path).unwrap();
+        journald.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let (queue, flush) = LineQueue::start(JournalSocket::open(&path).unwrap()).unwrap();
         assert_eq!(journald.recv(&mut [0; 8]).unwrap(), 0, "the question whether it is there");
         (dir, journald, queue, flush)
@@ -203,10 +210,14 @@ mod tests {
 
     #[test]
     fn a_journald_that_stops_holds_nothing_up() {
-        let (_dir, journald, queue, flush) = journald();
+        let (dir, journald, queue, flush) = journald();
         let started = Instant::now();
         let log = tracing_subscriber::registry().with(JournalLayer(queue));
         tracing::subscriber::with_default(log, || (0..3000).for_each(|n| tracing::info!(n, "x")));
+        assert!(
+            JournalSocket::open(&dir.path().join("socket")).is_ok(),
+            "the next server starts all the same"
+        );
         drop(flush);
         assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
         let mut entry = [0; 4096];
@@ -217,7 +228,7 @@ mod tests {
     #[test]
     fn an_entry_that_is_too_long_for_a_datagram_comes_as_a_file() {
         let (_dir, journald, queue, flush) = journald();
-        let long = "x".repeat(1 << 20);
+        let long = "x".repeat(4 << 20);
         let log = tracing_subscriber::registry().with(JournalLayer(queue));
         tracing::subscriber::with_default(log, || tracing::info!("{long}"));
         drop(flush);

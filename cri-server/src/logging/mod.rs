@@ -53,7 +53,7 @@ impl LogLevel {
 /// Starts logging.
 ///
 /// # Errors
-/// journald is set explicitly and does not answer.
+/// journald is set explicitly and is not there, or the thread of the log cannot be started.
 pub fn start(settings: &Settings) -> anyhow::Result<Log> {
     let (filter, level) = reload::Layer::new(settings.log_level.value.parse::<EnvFilter>()?);
     let (layer, flush) = layer(settings.log_format.value)?;
@@ -72,7 +72,9 @@ fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(
     format: LogFormat,
 ) -> anyhow::Result<(BoxedLayer<S>, FlushAtEnd)> {
     match format {
-        LogFormat::Journald => return journald().context("log-format journald: no journald answers"),
+        LogFormat::Journald => {
+            return journald().with_context(|| format!("log-format journald: cannot log to {SOCKET}"));
+        }
         LogFormat::Auto if stderr_is_the_journal() => {
             if let Ok(journald) = journald() {
                 return Ok(journald);
@@ -100,5 +102,5 @@ fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let stderr = rustix::fs::fstat(rustix::stdio::stderr());
     stderr.is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
-        && Path::new("/run/systemd/journal/socket").exists()
+        && Path::new(SOCKET).exists()
 }

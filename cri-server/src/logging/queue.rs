@@ -48,12 +48,15 @@ impl LineQueue {
 fn write_all(queue: &Receiver<Vec<u8>>, mut output: impl Write, counts: &Counts) {
     for line in queue {
         // A standard error that is closed, or a journald that is gone, must not end the program.
-        let _ = output.write_all(&line);
+        let is_written = output.write_all(&line).is_ok();
+        if !is_written {
+            counts.lost.fetch_add(1, Ordering::Relaxed);
+        }
         let waiting = counts.count_waiting(|waiting| waiting - 1);
         counts.is_written.notify_all();
-        // While there is no room, this message would be lost too.
+        // While nothing can be written or there is no room, this message would be lost too.
         let has_room = waiting < LINES as u64 / 2;
-        let lines = if has_room { counts.lost.swap(0, Ordering::Relaxed) } else { 0 };
+        let lines = if is_written && has_room { counts.lost.swap(0, Ordering::Relaxed) } else { 0 };
         if lines > 0 {
             tracing::warn!(lines, "lines of this log are lost: its reader is too slow or had stopped");
         }

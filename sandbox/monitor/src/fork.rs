@@ -16,8 +16,8 @@ use rustix::fd::{AsFd, OwnedFd};
 use crate::pod::LeftHost;
 use crate::sys;
 
-/// How long no request comes before the next network is prepared: the copy that was just made needs the
-/// processor, and its pod's start takes less.
+/// Time without a request before the next network is prepared: first the copy that was just made needs the
+/// processor.
 const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 /// Serves until the server's end and then returns None; in each copy it returns the copy's request.

@@ -44,7 +44,6 @@ mod record;
 mod report;
 mod request;
 mod selection;
-mod starting;
 
 pub use addresses::Addresses;
 pub(crate) use builtin::{LostPod, may_be_of};

@@ -191,7 +191,8 @@ fn sysctls(service: &ServiceState, config: &PodConfig) -> Vec<(String, String)> 
     }
     let of_network = service.networks.pod_sysctls(&config.annotations);
     let defaults = sysctl::network_defaults(config.user.as_ref());
-    let defaults = defaults.iter().map(|(name, value)| (*name, value.as_str())).chain(of_network);
+    let defaults =
+        defaults.iter().map(|(name, value)| (*name, value.as_str())).chain(of_network.iter().copied());
     let defaults = defaults.filter(|(name, _)| !config.sysctls.contains_key(*name));
     defaults.chain(requested).map(at_path).collect()
 }

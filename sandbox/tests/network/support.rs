@@ -169,7 +169,7 @@ pub fn tell_callers_who_they_are(namespace: &Namespace, port: u16) {
     namespace.run(move || tell_callers_who_they_are_on_host(port));
 }
 
-/// The same on the host.
+/// Listens on the host, in the same way.
 pub fn tell_callers_who_they_are_on_host(port: u16) {
     let listener = TcpListener::bind(("::", port)).unwrap();
     std::thread::spawn(move || {

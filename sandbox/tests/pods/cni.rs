@@ -100,6 +100,8 @@ async fn a_pod_that_cannot_be_detached_after_a_failed_start_keeps_its_record_and
         let error = lab.pods.run(other.clone()).await.unwrap_err().to_string();
         assert!(error.contains(&format!("host port {host_port}/udp is already in use by pod")), "{error}");
         assert_eq!(lab.pods.list().len(), 1, "the other pod is undone");
+        // The server before has ended, and closed its sockets.
+        drop(lab.pods);
         lab.pods = open_with(lab.folder.path(), &network).await;
     }
     fs::remove_file(&broken).unwrap();

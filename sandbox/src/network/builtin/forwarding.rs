@@ -90,7 +90,7 @@ pub(super) fn ignore_routers_in(netns: BorrowedFd<'_>, interface: &str) -> Resul
 }
 
 /// Whether the kernel has IPv6.
-pub(in crate::network) fn has_ipv6() -> bool {
+pub(super) fn has_ipv6() -> bool {
     Path::new(IPV6_INTERFACES).exists()
 }
 

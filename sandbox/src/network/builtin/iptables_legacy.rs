@@ -14,8 +14,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::network::starting::start;
-
 /// Tables in use, one name per line.
 const TABLES: [(&str, &str); 2] =
     [("iptables-legacy", "/proc/net/ip_tables_names"), ("ip6tables-legacy", "/proc/net/ip6_tables_names")];
@@ -105,7 +103,7 @@ fn drops(rules: &str, bridge: &str) -> bool {
 fn list(program: &str, end: Instant) -> String {
     let mut command = Command::new(program);
     command.args(["-S", "FORWARD"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let Ok(mut child) = start(|| command.process_group(0).spawn()) else { return String::new() };
+    let Ok(mut child) = command.process_group(0).spawn() else { return String::new() };
     let rules = child.stdout.take().map(|stdout| read(stdout, end)).unwrap_or_default();
     kill(&mut child);
     String::from_utf8_lossy(&rules).into_owned()

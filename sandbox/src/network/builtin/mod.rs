@@ -50,7 +50,6 @@ use ipnet::IpNet;
 
 use self::bridge::Bridge;
 pub(super) use self::config::{BuiltinConfig, DEFAULT, Options};
-pub(super) use self::forwarding::has_ipv6;
 pub(super) use self::ipam::has_room;
 use self::iptables_legacy::LegacyRules;
 pub(crate) use self::lost::LostPod;
@@ -136,7 +135,7 @@ impl Builtin {
     /// Pods ignore router advertisements: another pod could claim to be a router, also where pods have no
     /// IPv6 address.
     pub(super) fn pod_sysctls() -> &'static [(&'static str, &'static str)] {
-        if has_ipv6() { &[("net.ipv6.conf.default.accept_ra", "0")] } else { &[] }
+        if forwarding::has_ipv6() { &[("net.ipv6.conf.default.accept_ra", "0")] } else { &[] }
     }
 
     /// Reserves pools for others.

@@ -83,7 +83,10 @@ impl Cni {
             // Plugins that were written before an error in the specification was found read this field.
             config["cni.dev/attachments"] = Value::Array(valid.clone());
             let called = self.call_with(network, plugin, Verb::Gc, &[], &config).await;
-            failure = failure.and(called.map(drop));
+            if let Err(error) = called {
+                tracing::warn!(%error, "a CNI plugin does not free what no pod uses");
+                failure = failure.and(Err(error));
+            }
         }
         failure
     }

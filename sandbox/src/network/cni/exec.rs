@@ -12,8 +12,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::network::starting::start;
-
 /// Limit for the output: a result has some hundred bytes; a plugin that prints more is killed.
 const MAX_STDOUT: u64 = 1 << 20;
 /// Bytes of standard error that are kept, and the limit after which the plugin is killed.
@@ -139,8 +137,7 @@ fn spawn(program: &Path, call: &Call<'_>) -> std::io::Result<Child> {
     let path: Vec<String> = call.bin_dirs.iter().map(|dir| dir.display().to_string()).collect();
     // Nothing of the server's own environment, which may contain secrets.
     let programs = std::env::var_os("PATH").unwrap_or_else(|| USUAL_PATH.into());
-    let mut command = Command::new(program);
-    command
+    Command::new(program)
         .env_clear()
         .env("PATH", programs)
         .env("CNI_COMMAND", call.verb.as_str())
@@ -151,8 +148,8 @@ fn spawn(program: &Path, call: &Call<'_>) -> std::io::Result<Child> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
-        .kill_on_drop(true);
-    start(|| command.spawn())
+        .kill_on_drop(true)
+        .spawn()
 }
 
 async fn finish(child: &mut Child, input: &[u8]) -> std::io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {

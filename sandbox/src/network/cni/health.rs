@@ -29,10 +29,12 @@ pub(super) struct Health {
 struct LastResponse {
     network: Option<Arc<NetworkList>>,
     asked: Option<Instant>,
-    /// They are being asked: plugins that hang are not asked again and again.
+    /// A request that runs: plugins that hang are not asked again and again.
     under_way: bool,
+    /// A status that has waited for the first response: the next ones do not.
+    has_waited: bool,
     /// `None` until the first response. A network that was usable stays so after a change of its file until
-    /// the plugins respond: a node must not turn unready at each change.
+    /// the plugins respond: a node must not become unready at each change.
     complaint: Option<Option<String>>,
 }
 
@@ -60,12 +62,15 @@ impl Cni {
         Ok(format!("CNI network {:?} of {}", network.name, network.path.display()))
     }
 
-    /// Blocks while the plugins of the network in force have never responded, though not for long: a server that
-    /// has just started does not report a good network as unusable.
+    /// Waits once, and for [`FIRST_RESPONSE`] at most, until the plugins of the network in force have responded:
+    /// a server that has just started does not report a good network as unusable. Blocks.
     pub(in crate::network) fn await_first_response(self: &Arc<Self>, network: &Arc<NetworkList>) {
         let Err(NetworkError::CniNotReady { .. }) = self.status(network) else { return };
-        let none_yet = |last: &mut LastResponse| last.under_way && last.complaint.is_none();
-        drop(self.health.responded.wait_timeout_while(self.health.lock(), FIRST_RESPONSE, none_yet));
+        let mut last = self.health.lock();
+        if !std::mem::replace(&mut last.has_waited, true) {
+            let none_yet = |last: &mut LastResponse| last.under_way && last.complaint.is_none();
+            drop(self.health.responded.wait_timeout_while(last, FIRST_RESPONSE, none_yet));
+        }
     }
 
     /// An error for the first program of the network that is not installed.
@@ -82,7 +87,8 @@ impl Cni {
     fn last_response(self: &Arc<Self>, network: &Arc<NetworkList>) -> Result<(), NetworkError> {
         let mut last = self.health.lock();
         if last.network.as_ref() != Some(network) {
-            let complaint = last.complaint.take().filter(Option::is_none);
+            let is_same = last.network.as_ref().is_some_and(|before| before.name == network.name);
+            let complaint = last.complaint.take().filter(|complaint| is_same && complaint.is_none());
             let network = Some(Arc::clone(network));
             *last = LastResponse { network, complaint, ..LastResponse::default() };
         }

@@ -50,6 +50,7 @@ impl Leftovers {
         left.retry.replace(Retry { at: now + pause, pause }).is_none()
     }
 
+    /// Whether the server alone tries it again.
     pub(super) fn is_given_up(&self, pod: &PodId) -> bool {
         self.lock().get(pod).is_some_and(|left| left.retry.is_some())
     }

@@ -126,10 +126,6 @@ impl Cni {
         })
     }
 
-    /// For pods on a kernel with IPv6. Their addresses come from a pool, which gives none out twice: plugins
-    /// that wait until the kernel has searched the network for a duplicate would delay them by a second or two.
-    pub(super) const IPV6_SYSCTL: (&str, &str) = ("net.ipv6.conf.default.accept_dad", "0");
-
     /// The network in the configuration folder; `None` when there is none.
     pub(super) fn current(&self) -> Result<Option<Arc<NetworkList>>, NetworkError> {
         self.directory.current()
@@ -235,10 +231,16 @@ impl Cni {
     /// Time limit for detaching the pod: plugins of an earlier server, every DEL, and again without the
     /// namespace.
     pub(super) fn time_of_detach(&self, pod: &PodId) -> Duration {
-        let known = self.records();
-        let once =
-            known.get(pod).map_or(self.deadline, |r| r.joined().map(|j| self.time_of(&j.network)).sum());
+        let recorded = self.records().get(pod).map(|r| r.joined().map(|j| self.time_of(&j.network)).sum());
+        let once: Duration = recorded.unwrap_or_else(|| self.time_of_lost(pod));
         self.deadline + once * 2
+    }
+
+    /// Time limit for the network in force, from which a pod without a usable record is detached.
+    fn time_of_lost(&self, pod: &PodId) -> Duration {
+        let is_lost = self.lost().contains(pod);
+        let network = is_lost.then(|| self.current().ok().flatten()).flatten();
+        network.map_or(Duration::ZERO, |network| self.time_of(&network))
     }
 
     fn records(&self) -> MutexGuard<'_, HashMap<PodId, CniRecord>> {

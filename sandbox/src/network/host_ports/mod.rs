@@ -6,18 +6,27 @@ mod socket;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crisp_executor::ids::PodId;
 use rustix::io::Errno;
 
-use super::starting::Sockets;
 use super::{NetworkError, PortMapping};
+
+/// Time in which a released port may still be in use: a process that is being started has a copy of the server's
+/// sockets until it runs its program.
+const CLOSING: Duration = Duration::from_millis(200);
+/// Pause before such a port is tried again.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Reservations of all pods, built-in network and CNI alike.
 #[derive(Debug, Default)]
 pub(super) struct HostPorts {
     held: Mutex<HashMap<PodId, Held>>,
+    /// The ports that were released within [`CLOSING`], and perhaps some older ones.
+    released: Mutex<Vec<(Instant, PortMapping)>>,
 }
 
 /// The ports of one pod.
@@ -28,7 +37,7 @@ struct Held {
     ports: Vec<PortMapping>,
     /// Sockets that keep the ports until they are closed. None for ports that could not be opened again at a
     /// restart.
-    _sockets: Sockets,
+    _sockets: Vec<OwnedFd>,
 }
 
 /// The ports in the record of a pod.
@@ -79,7 +88,8 @@ fn clash(a: &PortMapping, b: &PortMapping) -> bool {
 
 impl HostPorts {
     /// Takes the ports for the pod, all or none; fails if another pod or a program uses one. `why_left` tells
-    /// for another pod that is gone why it still has its ports.
+    /// for another pod that is gone why it still has its ports. Blocks, for milliseconds, on a port that was
+    /// released just before.
     pub(super) fn reserve(
         &self,
         pod: &PodId,
@@ -90,8 +100,16 @@ impl HostPorts {
         if ports.is_empty() {
             return Ok(());
         }
+        let taken = loop {
+            match self.take(pod, name, ports) {
+                Err(Refusal::Kernel(port, Errno::ADDRINUSE)) if self.was_released(port) => {
+                    std::thread::park_timeout(PAUSE);
+                }
+                taken => break taken,
+            }
+        };
         // The holder is searched without the lock: that reads all of /proc.
-        self.take(pod, name, ports).map_err(|refusal| match refusal {
+        taken.map_err(|refusal| match refusal {
             Refusal::Pod(port, other, holder) => match why_left(&other) {
                 None => in_use(port, holder),
                 Some(why) => {
@@ -107,7 +125,7 @@ impl HostPorts {
         if held.get(pod).is_some_and(|held| held.ports == ports) {
             return Ok(());
         }
-        let mut sockets = Sockets::default();
+        let mut sockets = Vec::new();
         for port in ports {
             for (other, theirs) in held.iter().filter(|(other, _)| *other != pod) {
                 if let Some(taken) = theirs.ports.iter().find(|p| clash(p, port)) {
@@ -115,7 +133,7 @@ impl HostPorts {
                     return Err(Refusal::Pod(port, other.clone(), holder));
                 }
             }
-            sockets.0.extend(socket::hold(port).map_err(|errno| Refusal::Kernel(port, errno))?);
+            sockets.extend(socket::hold(port).map_err(|errno| Refusal::Kernel(port, errno))?);
         }
         held.insert(pod.clone(), Held { name: name.to_owned(), ports: ports.to_vec(), _sockets: sockets });
         Ok(())
@@ -126,10 +144,10 @@ impl HostPorts {
         if ports.is_empty() {
             return;
         }
-        let mut sockets = Sockets::default();
+        let mut sockets = Vec::new();
         for port in &ports {
             match socket::hold(port) {
-                Ok(socket) => sockets.0.extend(socket),
+                Ok(socket) => sockets.extend(socket),
                 Err(errno) => {
                     let error = refused_by_kernel(port, errno);
                     tracing::warn!(pod = pod.short(), name, %error, "a published port is not held while the pod runs; what is sent there still goes to the pod");
@@ -148,9 +166,20 @@ impl HostPorts {
 
     /// Releases the pod's ports.
     pub(super) fn release(&self, pod: &PodId) {
-        let released = self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(pod);
-        // Sockets are closed without the lock: there may be thousands.
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(pod);
+        let Some(Held { ports, .. }) = &held else { return };
+        let now = Instant::now();
+        let mut released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
+        released.retain(|(at, _)| now - *at < CLOSING);
+        released.extend(ports.iter().map(|port| (now, port.clone())));
         drop(released);
+        // Sockets are closed without a lock: there may be thousands.
+        drop(held);
+    }
+
+    fn was_released(&self, port: &PortMapping) -> bool {
+        let released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
+        released.iter().any(|(at, other)| at.elapsed() < CLOSING && clash(other, port))
     }
 }
 
@@ -256,5 +285,26 @@ mod tests {
         TcpListener::bind(("127.0.0.1", number)).unwrap_err();
         ports.release(&pod);
         TcpListener::bind(("127.0.0.1", number)).unwrap();
+    }
+
+    #[test]
+    fn a_released_port_that_is_still_closing_is_waited_for_and_no_other_one() {
+        let (ports, pod) = (HostPorts::default(), PodId::random());
+        let port = tcp(free_port(), None);
+        ports.reserve(&pod, "a", from_ref(&port), |_| None).unwrap();
+        // As in a process that is being started.
+        let copy = ports.held.lock().unwrap()[&pod]._sockets[0].try_clone().unwrap();
+        ports.release(&pod);
+        let closing = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            drop(copy);
+        });
+        ports.reserve(&pod, "a", from_ref(&port), |_| None).unwrap();
+        closing.join().unwrap();
+        let copy = ports.held.lock().unwrap()[&pod]._sockets[0].try_clone().unwrap();
+        ports.release(&pod);
+        let error = ports.reserve(&pod, "a", from_ref(&port), |_| None).unwrap_err().to_string();
+        assert!(error.contains("is already in use by"), "{error}");
+        drop(copy);
     }
 }

@@ -14,7 +14,7 @@ use crate::network::cni::Detached;
 
 /// Time for the kernel and the disk, in addition to plugins.
 const MARGIN: Duration = Duration::from_secs(30);
-/// Time limit for another try to detach a pod that was given up, before this one leaves the pod to it.
+/// Longest wait of a request for a try of the server that is under way; the pod is then left to that try.
 const MOMENT: Duration = Duration::from_millis(300);
 
 impl Networks {
@@ -104,12 +104,15 @@ impl Networks {
 }
 
 impl Inner {
-    /// None for a pod that was given up and is being tried again now: nothing waits for its plugins.
+    /// Takes the pod's lock. Returns None for a pod that was given up and is being tried now, or was given up
+    /// while this waited: nothing waits for its plugins.
     async fn lock_for_detach(&self, pod: &PodId) -> Option<KeyedGuard> {
-        if self.cni.is_given_up(pod) && self.builtins.of_pod(pod).is_empty() {
+        let is_left_over = || self.cni.is_given_up(pod) && self.builtins.of_pod(pod).is_empty();
+        if is_left_over() {
             return self.locks.lock_within(pod.clone(), "detach", MOMENT).await.ok();
         }
-        Some(self.locks.lock(pod.clone(), "detach").await)
+        let lock = self.locks.lock(pod.clone(), "detach").await;
+        (!is_left_over()).then_some(lock)
     }
 
     async fn detach(self: &Arc<Self>, pod: PodId, asked_again: bool) -> Result<Detached, NetworkError> {

@@ -24,7 +24,7 @@ use self::builtins::Builtins;
 pub use self::connect::Connection;
 pub use self::manage::{ManageError, NetworkInfo, NetworkMember};
 pub use self::new_network::NewNetwork;
-use super::builtin::{Builtin, LostPod, has_ipv6};
+use super::builtin::{Builtin, LostPod};
 use super::cni::Cni;
 use super::dns::Dns;
 use super::host_ports::{HeldPorts, HostPorts, published, refused};
@@ -139,17 +139,10 @@ impl Networks {
     pub(crate) fn pod_sysctls(
         &self,
         annotations: &BTreeMap<String, String>,
-    ) -> Vec<(&'static str, &'static str)> {
+    ) -> &'static [(&'static str, &'static str)] {
         // A pod that cannot be attached needs none.
         let plan = self.0.plan(annotations).unwrap_or_default();
-        let mut sysctls = Vec::new();
-        if !plan.built_in.is_empty() {
-            sysctls.extend(Builtin::pod_sysctls());
-        }
-        if !plan.cni.is_empty() && has_ipv6() {
-            sysctls.push(Cni::IPV6_SYSCTL);
-        }
-        sysctls
+        if plan.built_in.is_empty() { &[] } else { Builtin::pod_sysctls() }
     }
 
     /// Makes a new record for a pod on the built-in network if its record was lost and its interface still
@@ -213,7 +206,7 @@ impl Networks {
         NetworkStatus { ready, reason, message }
     }
 
-    /// As [`Self::status`], but blocks for up to some seconds while plugins respond for the first time.
+    /// Returns [`Self::status`]; blocks for some seconds at most while plugins respond for the first time.
     #[must_use]
     pub fn first_status(&self) -> NetworkStatus {
         if let Ok(Some(network)) = self.0.in_force() {
