@@ -233,12 +233,15 @@ async fn a_pod_without_metadata_is_refused(cri: &mut Cri) -> Result<()> {
 }
 
 async fn a_pod_has_its_hostname(cri: &mut Cri) -> Result<()> {
-    let mut config = cri.sandbox();
-    config.hostname = "some-host".into();
-    let pod = cri.run(&config).await?;
-    for _ in 0..2 {
-        let line = cri.shell("hostname; cat /proc/sys/kernel/hostname");
-        assert_eq!(cri.output_in(&pod, &line).await?, "some-host\nsome-host\n");
+    // The second one is what a kubelet without a cluster domain makes of setHostnameAsFQDN.
+    for name in ["some-host", "web.sub.ns.svc."] {
+        let mut config = cri.sandbox();
+        config.hostname = name.into();
+        let pod = cri.run(&config).await?;
+        for _ in 0..2 {
+            let line = cri.shell("hostname; cat /proc/sys/kernel/hostname");
+            assert_eq!(cri.output_in(&pod, &line).await?, format!("{name}\n{name}\n"));
+        }
     }
     Ok(())
 }

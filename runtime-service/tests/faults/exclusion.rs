@@ -192,15 +192,24 @@ async fn an_update_during_a_start_holds() {
     let pod = lab.pod("race").await;
     let mut config = shell("app", "sleep 1000");
     resources(&mut config).memory_limit_in_bytes = 64 << 20;
-    let id = lab.create(&pod, config).await.unwrap();
-    let (started, updated) =
-        tokio::join!(lab.start(&id), update(&lab, &id, |linux| linux.memory_limit_in_bytes = 32 << 20));
-    started.unwrap();
-    updated.unwrap();
-    assert_eq!(limits(&lab, &id).await.memory_limit_in_bytes, 32 << 20);
-    let request = proto::ContainerStatsRequest { container_id: id.clone() };
-    let stats = lab.service.container_stats(Request::new(request)).await.unwrap().into_inner().stats.unwrap();
-    assert!(stats.memory.unwrap().available_bytes.unwrap().value <= 32 << 20, "the kernel has the old limit");
+    // A start takes some milliseconds: these updates come at its begin, in its middle and at its end.
+    for delay in 0..8 {
+        config.metadata.get_or_insert_default().attempt = delay;
+        let id = lab.create(&pod, config.clone()).await.unwrap();
+        let update = async {
+            tokio::time::sleep(Duration::from_millis(delay.into())).await;
+            update(&lab, &id, |linux| linux.memory_limit_in_bytes = 32 << 20).await
+        };
+        let (started, updated) = tokio::join!(lab.start(&id), update);
+        started.unwrap();
+        updated.unwrap();
+        assert_eq!(limits(&lab, &id).await.memory_limit_in_bytes, 32 << 20);
+        let request = Request::new(proto::ContainerStatsRequest { container_id: id.clone() });
+        let stats = lab.service.container_stats(request).await.unwrap().into_inner().stats.unwrap();
+        let available = stats.memory.unwrap().available_bytes.unwrap().value;
+        assert!(available <= 32 << 20, "{delay} ms: the kernel has the old limit");
+        lab.stop(&id, 0).await.unwrap();
+    }
     lab.remove_pod(&pod).await;
 }
 
