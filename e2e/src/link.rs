@@ -144,6 +144,28 @@ fn tls(socket: TcpStream, trusted: &str) -> Result<StreamOwned<ClientConnection,
     Ok(stream)
 }
 
+/// Returns the error of a connection that is still open: nothing has arrived on it for a minute. Any other error has
+/// ended it.
+pub(crate) fn ended(error: crate::Error) -> Result<()> {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    if matches!(kind, Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)) {
+        Err(error)
+    } else {
+        Ok(())
+    }
+}
+
+/// Waits until the server has closed the connection below a WebSocket, or reset it.
+pub(crate) fn websocket_until_closed(socket: &mut WebSocket<Box<dyn Link>>) -> Result<()> {
+    loop {
+        match socket.read() {
+            Ok(_) => {}
+            Err(Error::Io(error)) => return ended(error.into()),
+            Err(_) => return Ok(()),
+        }
+    }
+}
+
 /// The bytes in the messages of a WebSocket, whose boundaries have no meaning.
 pub struct Tunnel {
     socket: WebSocket<Box<dyn Link>>,

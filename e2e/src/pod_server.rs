@@ -8,17 +8,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::{Machine, Result};
+
+/// The bytes of a connection before it is reset.
+const RESET_AFTER: u64 = 5000;
 
 /// The answer to each connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
     /// Sends back all that comes, to its end.
     Echo,
+    /// Sends back all that comes, but resets each connection whose number is a multiple of this one after some
+    /// kilobytes.
+    EchoWithResets(usize),
     /// Sends without an end and reads nothing.
     Endless,
 }
@@ -84,20 +90,26 @@ fn listen(monitor: i32, port: u16) -> Result<TcpListener> {
 async fn accept_all(listener: tokio::net::TcpListener, service: Service, counts: Arc<Counts>) {
     let mut connections = JoinSet::new();
     while let Ok((socket, _)) = listener.accept().await {
-        counts.accepted.fetch_add(1, Ordering::SeqCst);
+        let number = counts.accepted.fetch_add(1, Ordering::SeqCst) + 1;
         counts.open.fetch_add(1, Ordering::SeqCst);
         let counts = counts.clone();
         connections.spawn(async move {
-            serve(socket, service).await;
+            serve(socket, service, number).await;
             counts.open.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }
 
 /// Serves until the client has broken the connection, or ended it.
-async fn serve(mut socket: TcpStream, service: Service) {
+async fn serve(mut socket: TcpStream, service: Service, number: usize) {
     match service {
-        Service::Echo => {
+        Service::EchoWithResets(every) if number.is_multiple_of(every) => {
+            let (input, mut output) = socket.split();
+            let _ = tokio::io::copy(&mut input.take(RESET_AFTER), &mut output).await;
+            // It is reset when it is dropped.
+            let _ = socket.set_zero_linger();
+        }
+        Service::Echo | Service::EchoWithResets(_) => {
             let (mut input, mut output) = socket.split();
             let _ = tokio::io::copy(&mut input, &mut output).await;
         }

@@ -2,9 +2,10 @@
 //! respects windows.
 
 use crate::Result;
-use crate::link::{Endpoint, Link};
+use crate::link::{self, Endpoint, Link};
 
 const SYN_STREAM: u16 = 1;
+const RST_STREAM: u32 = 3;
 const FIN: u8 = 1;
 /// Size of one read.
 const PIECE: usize = 256 << 10;
@@ -14,12 +15,16 @@ const MAX_DATA: usize = 32 << 10;
 pub struct Session {
     socket: Box<dyn Link>,
     next: u32,
+    /// Whether no stream has been opened yet.
+    is_first: bool,
     buffer: Vec<u8>,
     /// The unread part of the buffer.
     left: std::ops::Range<usize>,
     /// The rest of the present frame: its stream, or None for a control frame; the number of bytes; whether
     /// it is the last.
     frame: (Option<u32>, usize, bool),
+    /// Whether the present frame resets a stream.
+    is_reset: bool,
     /// The data of the last event in the buffer.
     data: std::ops::Range<usize>,
 }
@@ -33,6 +38,10 @@ pub enum Event {
     },
     /// The server has ended its data on the stream.
     End {
+        stream: u32,
+    },
+    /// The server has reset the stream.
+    Reset {
         stream: u32,
     },
     Closed,
@@ -51,7 +60,16 @@ impl Session {
     /// Begins a session on a connection that has been upgraded.
     #[must_use]
     pub fn over(socket: Box<dyn Link>) -> Self {
-        Self { socket, next: 1, buffer: vec![0; PIECE], left: 0..0, frame: (None, 0, false), data: 0..0 }
+        Self {
+            socket,
+            next: 1,
+            is_first: true,
+            buffer: vec![0; PIECE],
+            left: 0..0,
+            frame: (None, 0, false),
+            is_reset: false,
+            data: 0..0,
+        }
     }
 
     /// Opens a stream. If `is_closed`, this side sends nothing on it.
@@ -61,7 +79,17 @@ impl Session {
     pub fn stream(&mut self, headers: &[(&str, &str)], is_closed: bool) -> Result<u32> {
         let stream = self.next;
         self.next += 2;
-        let block = header_block(headers, stream == 1)?;
+        self.stream_with(stream, headers, is_closed)?;
+        Ok(stream)
+    }
+
+    /// Opens a stream with this number, which may be against the protocol.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub fn stream_with(&mut self, stream: u32, headers: &[(&str, &str)], is_closed: bool) -> Result<()> {
+        let block = header_block(headers, self.is_first)?;
+        self.is_first = false;
         let mut frame = vec![0x80, 3];
         frame.extend_from_slice(&SYN_STREAM.to_be_bytes());
         frame.push(if is_closed { FIN } else { 0 });
@@ -69,8 +97,7 @@ impl Session {
         frame.extend_from_slice(&stream.to_be_bytes());
         frame.extend_from_slice(&[0; 6]);
         frame.extend_from_slice(&block);
-        self.send(&frame)?;
-        Ok(stream)
+        self.send(&frame)
     }
 
     /// Sends data, in frames of a size that every server takes.
@@ -118,6 +145,11 @@ impl Session {
     /// When the connection is lost, or nothing arrives for a minute.
     pub fn event(&mut self) -> Result<Event> {
         loop {
+            if std::mem::take(&mut self.is_reset) {
+                let Some([stream, _reason]) = self.numbers()? else { return Ok(Event::Closed) };
+                self.frame = (None, 0, false);
+                return Ok(Event::Reset { stream });
+            }
             if self.frame.1 > 0 {
                 if self.left.is_empty() && !self.fill()? {
                     return Ok(Event::Closed);
@@ -138,26 +170,48 @@ impl Session {
         }
     }
 
+    /// Waits until the server has closed the connection, or reset it.
+    ///
+    /// # Errors
+    /// When nothing arrives for a minute.
+    pub fn until_closed(&mut self) -> Result<()> {
+        loop {
+            match self.event() {
+                Ok(Event::Closed) => return Ok(()),
+                Ok(_) => {}
+                Err(error) => return link::ended(error),
+            }
+        }
+    }
+
     fn fill(&mut self) -> Result<bool> {
         let bytes = self.socket.read(&mut self.buffer)?;
         self.left = 0..bytes;
         Ok(bytes > 0)
     }
 
+    /// Reads two numbers. Returns None when there are no more.
+    fn numbers(&mut self) -> Result<Option<[u32; 2]>> {
+        let mut numbers = [0_u32; 2];
+        for number in &mut numbers {
+            for _ in 0..4 {
+                if self.left.is_empty() && !self.fill()? {
+                    return Ok(None);
+                }
+                *number = *number << 8 | u32::from(self.buffer[self.left.start]);
+                self.left.start += 1;
+            }
+        }
+        Ok(Some(numbers))
+    }
+
     /// Reads the head of a frame. Returns false when there are no more.
     fn head(&mut self) -> Result<bool> {
-        let mut head = [0; 8];
-        for byte in &mut head {
-            if self.left.is_empty() && !self.fill()? {
-                return Ok(false);
-            }
-            *byte = self.buffer[self.left.start];
-            self.left.start += 1;
-        }
-        let stream = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
-        let length = u32::from_be_bytes([0, head[5], head[6], head[7]]);
+        let Some([stream, rest]) = self.numbers()? else { return Ok(false) };
+        let ([flags, ..], length) = (rest.to_be_bytes(), usize::try_from(rest & 0x00ff_ffff)?);
         let is_data = stream >> 31 == 0;
-        self.frame = (is_data.then_some(stream), usize::try_from(length)?, head[4] & FIN != 0);
+        self.is_reset = !is_data && stream & 0xffff == RST_STREAM && length == 8;
+        self.frame = (is_data.then_some(stream), length, flags & FIN != 0);
         Ok(true)
     }
 }

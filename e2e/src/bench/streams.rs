@@ -163,8 +163,10 @@ fn until_data(session: &mut Session, stream: u32) -> Result<()> {
     loop {
         match session.event()? {
             Event::Data { stream: of, .. } if of == stream => return Ok(()),
-            Event::End { stream: of } if of == stream => return Err("no output".into()),
-            Event::Data { .. } | Event::End { .. } => {}
+            Event::End { stream: of } | Event::Reset { stream: of } if of == stream => {
+                return Err("no output".into());
+            }
+            Event::Data { .. } | Event::End { .. } | Event::Reset { .. } => {}
             Event::Closed => return Err("the session ended early".into()),
         }
     }
@@ -177,7 +179,8 @@ fn until_end(session: &mut Session, stream: u32) -> Result<usize> {
         match session.event()? {
             Event::Data { stream: of, bytes } if of == stream => all += bytes,
             Event::End { stream: of } if of == stream => return Ok(all),
-            Event::Data { .. } | Event::End { .. } => {}
+            Event::Reset { stream: of } if of == stream => return Err("the stream was reset".into()),
+            Event::Data { .. } | Event::End { .. } | Event::Reset { .. } => {}
             Event::Closed => return Err("the session ended early".into()),
         }
     }

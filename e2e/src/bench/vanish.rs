@@ -12,7 +12,7 @@ const WARM_UP: usize = 200;
 /// More kilobytes than these are memory that sessions left behind. Of all that is counted, nothing more may be left.
 const SERVER_LEEWAY: f64 = 2048.0;
 const MONITOR_LEEWAY: f64 = 256.0;
-/// The time from SIGHUP to SIGKILL, and some more.
+/// The time from SIGHUP to SIGKILL, and some more. Allocators give memory back some time after it is free.
 const END: Duration = Duration::from_secs(30);
 
 /// The resources of one process.
@@ -105,7 +105,7 @@ async fn settled(target: &Target, pod: &str, before: Option<Held>) -> Result<Hel
         tokio::time::sleep(Duration::from_secs(1)).await;
         let now = held(target, pod)?;
         let is_settled = match before {
-            Some(before) => counted(&before, &now).is_empty(),
+            Some(before) => counted(&before, &now).is_empty() && weighed(&before, &now).is_empty(),
             None => {
                 counted(&last, &now).is_empty()
                     && counted(&now, &last).is_empty()

@@ -3,7 +3,7 @@
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
 use crate::Result;
-use crate::link::{Endpoint, Link, Tunnel};
+use crate::link::{Endpoint, Link, Tunnel, websocket_until_closed};
 use crate::spdy::{Event, Session};
 
 const SPDY: &str = "portforward.k8s.io";
@@ -25,7 +25,11 @@ pub struct Forward {
     wire: Wire,
     data: Vec<u8>,
     error: Vec<u8>,
+    /// The server has ended or reset both streams, or the connection.
     is_over: bool,
+    /// Over SPDY.
+    data_ended: bool,
+    error_ended: bool,
 }
 
 enum Wire {
@@ -77,7 +81,8 @@ impl Forward {
             let data = session.stream(&headers("data"), false)?;
             Wire::Spdy { session: Box::new(session), data, error }
         };
-        Ok(Self { wire, data: Vec::new(), error: Vec::new(), is_over: false })
+        let (data, error) = (Vec::new(), Vec::new());
+        Ok(Self { wire, data, error, is_over: false, data_ended: false, error_ended: false })
     }
 
     /// # Errors
@@ -138,7 +143,8 @@ impl Forward {
         Ok(())
     }
 
-    /// Waits until the port has sent everything, or the connection failed. In a WebSocket only a failure has an end.
+    /// Waits until the port has sent everything and this side has closed, or the connection failed. In a WebSocket only
+    /// a failure has an end.
     ///
     /// # Errors
     /// When the connection to the server is lost.
@@ -149,6 +155,17 @@ impl Forward {
         Ok(())
     }
 
+    /// Waits until the server has closed the session's connection, or reset it.
+    ///
+    /// # Errors
+    /// When it stays open.
+    pub fn until_closed(&mut self) -> Result<()> {
+        match &mut self.wire {
+            Wire::Spdy { session, .. } => session.until_closed(),
+            Wire::WebSocket(socket) => websocket_until_closed(socket),
+        }
+    }
+
     fn receive(&mut self) -> Result<()> {
         match &mut self.wire {
             Wire::Spdy { session, data, error } => match session.event()? {
@@ -157,8 +174,12 @@ impl Forward {
                     self.error.extend_from_slice(session.data())
                 }
                 Event::Data { .. } => return Err("data of an unknown stream".into()),
-                // The server ends the error stream when this side has closed its own data too, or the connection failed.
-                Event::End { .. } => self.is_over = true,
+                Event::End { stream } | Event::Reset { stream } => {
+                    self.data_ended |= stream == *data;
+                    // When this side has closed its own data too, or the connection failed.
+                    self.error_ended |= stream == *error;
+                    self.is_over |= self.data_ended && self.error_ended;
+                }
                 Event::Closed => self.is_over = true,
             },
             Wire::WebSocket(socket) => match socket.read() {

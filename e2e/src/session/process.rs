@@ -4,7 +4,7 @@ use serde_json::Value;
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
 use crate::Result;
-use crate::link::{Endpoint, Link};
+use crate::link::{Endpoint, Link, websocket_until_closed};
 use crate::spdy::{Event, Session};
 
 /// A protocol of exec and attach.
@@ -202,6 +202,17 @@ impl Process {
         Ok(cause["message"].as_str().unwrap_or_default().parse()?)
     }
 
+    /// Waits until the server has closed the connection, or reset it.
+    ///
+    /// # Errors
+    /// When it stays open.
+    pub fn until_closed(&mut self) -> Result<()> {
+        match &mut self.wire {
+            Wire::Spdy(session, _) => session.until_closed(),
+            Wire::WebSocket(socket) => websocket_until_closed(socket),
+        }
+    }
+
     /// Receives one message or piece of data.
     fn receive(&mut self) -> Result<()> {
         match &mut self.wire {
@@ -213,7 +224,9 @@ impl Process {
                         self.heard[channel].extend_from_slice(session.data());
                     }
                     // The last stream that the server ends; then it waits for the client to close.
-                    Event::End { stream } => self.is_over = channel(stream) == Some(Channel::Error as usize),
+                    Event::End { stream } | Event::Reset { stream } => {
+                        self.is_over |= channel(stream) == Some(Channel::Error as usize);
+                    }
                     Event::Closed => self.is_over = true,
                 }
             }

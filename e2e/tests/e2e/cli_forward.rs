@@ -1,6 +1,6 @@
 //! `crisp port-forward`.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +9,9 @@ use crisp_e2e::pod_server::{PodServer, Service};
 use crisp_e2e::{Lab, Result, needs};
 
 use crate::cli_streams::command;
+
+/// The errors of a connection that has ended too early.
+const ENDS: [ErrorKind; 3] = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
 
 /// Starts `crisp port-forward`; returns it with the local ports.
 pub fn forwards(lab: &Lab, pod: &str, ports: &[&str]) -> Result<(Child, Vec<u16>)> {
@@ -44,6 +47,15 @@ fn answered(port: u16, request: &[u8], response: &mut [u8]) -> std::io::Result<T
     socket.write_all(request)?;
     socket.read_exact(response)?;
     Ok(socket)
+}
+
+/// Sends a text, which must come back.
+fn query(socket: &mut TcpStream, text: &str) -> std::io::Result<()> {
+    socket.write_all(text.as_bytes())?;
+    let mut back = vec![0; text.len()];
+    socket.read_exact(&mut back)?;
+    assert!(back == text.as_bytes(), "another connection's bytes");
+    Ok(())
 }
 
 /// Waits until the pod's server has no open connection.
@@ -94,14 +106,12 @@ async fn many_clients_of_a_database_share_a_forward_though_some_break() -> Resul
             let mut socket = answered(port, b"?", &mut [0])?;
             for query in 0..50 {
                 let text = format!("{number}-{round}-{query};{}", "x".repeat(query * 37));
-                socket.write_all(text.as_bytes())?;
                 if number.is_multiple_of(4) && query == 20 {
                     // A connection with unread bytes ends with a reset.
+                    socket.write_all(text.as_bytes())?;
                     break;
                 }
-                let mut back = vec![0; text.len()];
-                socket.read_exact(&mut back)?;
-                assert!(back == text.as_bytes(), "another connection's bytes");
+                self::query(&mut socket, &text)?;
             }
         }
         Ok(())
@@ -113,6 +123,49 @@ async fn many_clients_of_a_database_share_a_forward_though_some_break() -> Resul
     assert!(forward.try_wait()?.is_none(), "the forward has ended");
     none_is_open(&database).await;
     assert_eq!(database.accepted(), 160);
+    forward.kill()?;
+    forward.wait()?;
+    drop(database);
+    lab.close().await
+}
+
+/// Like a database that ends some of its clients, in the middle of their queries.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_a_database_resets_leave_the_others_of_their_forward_unharmed() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    const EVERY: usize = 4;
+    let mut lab = Lab::start().await?;
+    let (_, pod) = lab.pod("cli-resets").await?;
+    let database = PodServer::start(&lab.machine, &pod, 5432, Service::EchoWithResets(EVERY))?;
+    let (mut forward, ports) = forwards(&lab, &pod, &["0:5432"])?;
+    let port = ports[0];
+    let queries = move |name: &str| -> std::io::Result<()> {
+        let mut socket = connect(port).map_err(std::io::Error::other)?;
+        (0..50).try_for_each(|number| {
+            query(&mut socket, &format!("{name}-{number};{}", "x".repeat(number * 37)))
+        })
+    };
+    // Returns the number of connections that have ended too early.
+    let client = move |number: usize| -> std::io::Result<usize> {
+        let mut broken = 0;
+        for round in 0..20 {
+            match queries(&format!("{number}-{round}")) {
+                Ok(()) => {}
+                Err(error) if ENDS.contains(&error.kind()) => broken += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(broken)
+    };
+    let clients: Vec<_> = (0..8).map(|number| std::thread::spawn(move || client(number))).collect();
+    let mut broken = 0;
+    for client in clients {
+        broken += client.join().map_err(|_| "a client failed")??;
+    }
+    assert_eq!((broken, database.accepted()), (160 / EVERY, 160));
+    assert!(forward.try_wait()?.is_none(), "the forward has ended");
+    queries("afterwards")?;
+    none_is_open(&database).await;
     forward.kill()?;
     forward.wait()?;
     drop(database);

@@ -1,11 +1,12 @@
 //! Sessions of exec, attach and port-forward when the server ends.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Child;
 use std::time::Duration;
 
 use crisp_e2e::{Lab, Result, needs};
+use k8s_cri::v1::ContainerConfig;
 
 use crate::cli_forward::{connect, forwards};
 use crate::cli_streams::{command, ends};
@@ -26,6 +27,16 @@ fn is_closed(socket: &mut TcpStream) -> Result<()> {
     }
 }
 
+/// Attaches to a container that repeats its input, and sends it a word.
+fn repeats(lab: &Lab, id: &str, word: &str) -> Result<Child> {
+    let mut attach = command(lab, &["attach", "-i", id]).spawn()?;
+    attach.stdin.as_mut().ok_or("no input")?.write_all(format!("{word}\n").as_bytes())?;
+    let mut output = vec![0; "got ".len() + word.len() + 1];
+    attach.stdout.as_mut().ok_or("no output")?.read_exact(&mut output)?;
+    assert_eq!(String::from_utf8(output)?, format!("got {word}\n"));
+    Ok(attach)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_of_a_server_that_is_killed_end_and_the_container_never_notices() -> Result<()> {
     needs!("docker-registry", "busybox");
@@ -37,12 +48,16 @@ async fn sessions_of_a_server_that_is_killed_end_and_the_container_never_notices
     exec.stdout.as_mut().ok_or("no output")?.read_exact(&mut [0; 3])?;
     let mut attach = command(&lab, &["attach", &id]).spawn()?;
     attach.stdout.as_mut().ok_or("no output")?.read_exact(&mut [0; 5])?;
+    let line = "while read word; do echo got $word; done";
+    let config = ContainerConfig { stdin: true, ..crisp_e2e::request::shell("reader", &lab.image, line) };
+    let reader = lab.client.launch(&pod, &config, &sandbox).await?;
+    let mut repeating = repeats(&lab, &reader, "before")?;
     let (mut forward, ports) = forwards(&lab, &pod, &["0:8080"])?;
     let mut socket = connect(ports[0])?;
     socket.write_all(b"x")?;
     socket.read_exact(&mut [0])?;
     lab.machine.kill_server();
-    for child in [&mut exec, &mut attach, &mut forward] {
+    for child in [&mut exec, &mut attach, &mut repeating, &mut forward] {
         assert!(ends(child)?.is_some_and(|code| code != 0), "a lost session is no success");
     }
     is_closed(&mut socket)?;
@@ -51,8 +66,10 @@ async fn sessions_of_a_server_that_is_killed_end_and_the_container_never_notices
     until_none_runs(&mut lab, &id, "sleep 12345").await?;
     let mut attach = command(&lab, &["attach", &id]).spawn()?;
     attach.stdout.as_mut().ok_or("no output")?.read_exact(&mut [0; 5])?;
-    attach.kill()?;
-    attach.wait()?;
+    for mut child in [attach, repeats(&lab, &reader, "after")?] {
+        child.kill()?;
+        child.wait()?;
+    }
     let (mut forward, ports) = forwards(&lab, &pod, &["0:8080"])?;
     let mut socket = connect(ports[0])?;
     socket.write_all(b"y")?;
@@ -105,11 +122,12 @@ fn numbers_in_order(text: &str) -> Result<std::ops::RangeInclusive<u32>> {
     }
 }
 
-/// Reads what an attached client prints, until it ends.
+/// Waits for the first line of an attached client, and then reads on until it ends.
 fn printed_by(attach: &mut Child) -> Result<std::thread::JoinHandle<String>> {
-    let mut output = attach.stdout.take().ok_or("no output")?;
+    let mut output = BufReader::new(attach.stdout.take().ok_or("no output")?);
+    let mut text = Vec::new();
+    output.read_until(b'\n', &mut text)?;
     Ok(std::thread::spawn(move || {
-        let mut text = Vec::new();
         let _ = output.read_to_end(&mut text);
         String::from_utf8_lossy(&text).into_owned()
     }))
@@ -127,7 +145,6 @@ async fn no_line_of_a_container_is_lost_while_the_server_of_its_attached_client_
     for is_killed in [true, false, true] {
         let mut attach = command(&lab, &["attach", &id]).spawn()?;
         let printed = printed_by(&mut attach)?;
-        tokio::time::sleep(Duration::from_millis(400)).await;
         if is_killed {
             lab.machine.kill_server()
         } else {
@@ -141,7 +158,6 @@ async fn no_line_of_a_container_is_lost_while_the_server_of_its_attached_client_
     }
     let mut attach = command(&lab, &["attach", &id]).spawn()?;
     let printed = printed_by(&mut attach)?;
-    tokio::time::sleep(Duration::from_millis(400)).await;
     lab.client.exec(&id, &["touch", "/stop"]).await?;
     assert_eq!(ends(&mut attach)?, Some(3));
     seen.push(printed.join().map_err(|_| "the reader panicked")?);

@@ -9,33 +9,33 @@ use crisp_e2e::{Lab, Result, needs, request};
 use k8s_cri::v1::{LinuxContainerConfig, LinuxContainerSecurityContext, Mount, RemoveContainerRequest};
 
 /// A folder on this machine, and the command line of a lab.
-struct Files {
+pub struct Files {
     here: tempfile::TempDir,
 }
 
 impl Files {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         Ok(Self { here: tempfile::tempdir()? })
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.here.path().join(name).display().to_string()
     }
 
-    fn write(&self, name: &str, text: &str) -> Result<String> {
+    pub fn write(&self, name: &str, text: &str) -> Result<String> {
         let path = self.here.path().join(name);
         std::fs::create_dir_all(path.parent().ok_or("no folder")?)?;
         std::fs::write(&path, text)?;
         Ok(path.display().to_string())
     }
 
-    fn read(&self, name: &str) -> Result<String> {
+    pub fn read(&self, name: &str) -> Result<String> {
         Ok(std::fs::read_to_string(self.here.path().join(name))?)
     }
 }
 
 /// Runs `crisp cp` and returns its standard output, or its error output as the error.
-fn cp(lab: &Lab, args: &[&str]) -> Result<String> {
+pub fn cp(lab: &Lab, args: &[&str]) -> Result<String> {
     let output = lab.machine.crisp(&[&["cp"], args].concat())?;
     let errors = String::from_utf8_lossy(&output.stderr);
     if output.status.success() { Ok(String::from_utf8(output.stdout)?) } else { Err(errors.into()) }

@@ -13,6 +13,7 @@ mod cluster;
 mod cni;
 mod containers;
 mod copy;
+mod copy_links;
 mod dashboards;
 mod debug_bundle;
 mod diagnosis;

@@ -10,7 +10,7 @@ use crisp_e2e::session::{Channel, Forward, ForwardProtocol, Process, Protocol, S
 use crisp_e2e::{Lab, Result, needs};
 use k8s_cri::v1::ContainerConfig;
 
-use super::hostile::{as_before, warmed_up};
+use super::held::Held;
 use super::protocols::{PIPES, TERMINAL, attach_url, exec_url, forward_url};
 
 /// At so many places in the bytes of an opening a client dies.
@@ -130,7 +130,7 @@ async fn clients_that_die_in_the_opening_of_any_session_leave_nothing() -> Resul
     for kind in Kind::all() {
         kind.open(&kind.url(&mut lab, &subjects).await?)?;
     }
-    let before = warmed_up(&mut lab, &subjects.id).await?;
+    let before = Held::warmed_up(&mut lab, &subjects.pod, &subjects.id).await?;
     let begun = Instant::now();
     for kind in Kind::all() {
         let url = kind.url(&mut lab, &subjects).await?;
@@ -156,7 +156,7 @@ async fn clients_that_die_in_the_opening_of_any_session_leave_nothing() -> Resul
     }
     let none = format!("! ps | grep -v grep | grep -q '{}'", subjects.sleep);
     lab.client.until(&subjects.id, &none).await?;
-    as_before(&lab, before).await?;
+    before.again(&lab).await?;
     drop(server);
     lab.close().await
 }

@@ -7,77 +7,17 @@ use std::time::{Duration, Instant};
 use crisp_e2e::link::{Endpoint, Link};
 use crisp_e2e::pod_server::{PodServer, Service};
 use crisp_e2e::session::{Channel, Forward, ForwardProtocol, Protocol};
+use crisp_e2e::spdy::{Event, Session};
 use crisp_e2e::standalone::processes_with;
 use crisp_e2e::{Lab, Result, needs};
-use flate2::{Compress, Compression, FlushCompress};
 
+use super::broken::{broken_frames, broken_spdy, long_frame};
+use super::held::{Held, is_alive};
 use super::protocols::{PIPES, exec, exec_url, forward_url};
 
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 /// A session that is not ended so soon stays.
 const SOON: Duration = Duration::from_secs(10);
-/// The mask of all frames: bytes stay as they are.
-const MASK: [u8; 4] = [0; 4];
-
-/// A frame of a WebSocket with a length below 126.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(payload.len()).expect("a short frame");
-    [&[first, 0x80 | length][..], &MASK, payload].concat()
-}
-
-/// The head of a binary message with this length.
-fn long_frame(length: u64) -> Vec<u8> {
-    [&[0x82, 0xff][..], &length.to_be_bytes(), &MASK].concat()
-}
-
-/// Bytes that break a WebSocket.
-fn broken_frames() -> Vec<(&'static str, Vec<u8>)> {
-    vec![
-        ("garbage", vec![0xff; 64]),
-        ("not masked", vec![0x82, 2, 0, b'x']),
-        ("a reserved opcode of data", frame(0x83, b"")),
-        ("a reserved opcode of control", frame(0x8b, b"")),
-        ("a reserved bit", frame(0xc2, b"\0x")),
-        ("a control frame in pieces", frame(0x09, b"ping")),
-        ("a control frame that is too long", [&[0x89, 0xfe, 0, 126][..], &MASK, &[0; 126]].concat()),
-        ("the rest of no message", frame(0x80, b"\0x")),
-        ("a message within another", [frame(0x02, b"\0x"), frame(0x82, b"\0y")].concat()),
-        ("text that is not UTF-8", frame(0x81, b"\xff\xfe")),
-        ("a message of 33 MiB", long_frame(33 << 20)),
-        ("a message of absurd length", long_frame(u64::MAX >> 1)),
-    ]
-}
-
-/// A SYN_STREAM frame with this compressed block.
-fn syn_stream(stream: u32, block: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(10 + block.len()).expect("a short frame").to_be_bytes();
-    let head = [&[0x80, 3, 0, 1, 0][..], &length[1..], &stream.to_be_bytes(), &[0; 6]].concat();
-    [head, block.to_vec()].concat()
-}
-
-/// A header block, behind the first one of a connection, that inflates to eight megabytes.
-fn bomb() -> Result<Vec<u8>> {
-    const LENGTH: u32 = 8 << 20;
-    let mut text = [1_u32, 4].map(u32::to_be_bytes).concat();
-    text.extend_from_slice(b"name");
-    text.extend_from_slice(&LENGTH.to_be_bytes());
-    text.resize(text.len() + LENGTH as usize, 0);
-    let mut block = Vec::with_capacity(64 << 10);
-    Compress::new(Compression::best(), false).compress_vec(&text, &mut block, FlushCompress::Sync)?;
-    assert!(block.len() < 15_000, "{} bytes are more than a frame may have", block.len());
-    Ok(block)
-}
-
-/// Bytes that break a SPDY session with open streams.
-fn broken_spdy() -> Result<Vec<(&'static str, Vec<u8>)>> {
-    Ok(vec![
-        ("a control frame that is too long", vec![0x80, 3, 0, 1, 0, 0xff, 0xff, 0xff]),
-        ("another version", vec![0x80, 2, 0, 1, 0, 0, 0, 10, 0, 0, 0, 101, 0, 0, 0, 0, 0, 0]),
-        ("a header block that is not compressed", syn_stream(101, &[0xff; 40])),
-        ("a header block that inflates without a limit", syn_stream(101, &bomb()?)),
-        ("a frame that is cut short", vec![0x80, 3, 0, 1, 0, 0, 0, 2, 0, 0]),
-    ])
-}
 
 /// Reads until the server closes the connection; returns the bytes.
 pub fn until_closed(link: &mut dyn Link) -> Result<Vec<u8>> {
@@ -93,7 +33,7 @@ pub fn until_closed(link: &mut dyn Link) -> Result<Vec<u8>> {
 }
 
 /// Waits until a process has this argument.
-async fn runs(argument: &str) {
+pub async fn runs(argument: &str) {
     let begun = Instant::now();
     while processes_with(argument).is_empty() {
         assert!(begun.elapsed() < SOON, "the process of the session does not start");
@@ -110,40 +50,9 @@ async fn is_gone(argument: &str, what: &str) {
     }
 }
 
-/// The server serves another session.
-pub async fn is_alive(lab: &mut Lab, id: &str, protocol: Protocol, what: &str) -> Result<()> {
-    let mut process = exec(lab, id, "echo alive", protocol, PIPES).await?;
-    assert_eq!((process.exit_code()?, process.text(Channel::Stdout).as_str()), (0, "alive\n"), "{what}");
-    Ok(())
-}
-
 /// The number of a sleep that no other test has, by which its process is found.
 fn unique(number: usize) -> String {
     format!("8{:05}.{number}", std::process::id() % 100_000)
-}
-
-fn descriptors(lab: &Lab) -> Result<usize> {
-    Ok(std::fs::read_dir(format!("/proc/{}/fd", lab.machine.server_pid()))?.count())
-}
-
-/// Waits until the server has no more descriptors than before.
-pub async fn as_before(lab: &Lab, before: usize) -> Result<()> {
-    let begun = Instant::now();
-    while descriptors(lab)? > before {
-        let now = descriptors(lab)?;
-        assert!(begun.elapsed() < Duration::from_secs(20), "{before} descriptors before, {now} after");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
-}
-
-/// The descriptors of a server that has served a session of each protocol.
-pub async fn warmed_up(lab: &mut Lab, id: &str) -> Result<usize> {
-    for protocol in Protocol::ALL {
-        is_alive(lab, id, protocol, "before").await?;
-    }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    descriptors(lab)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,7 +61,7 @@ async fn a_broken_websocket_ends_its_session_and_its_process_and_no_other() -> R
     let mut lab = Lab::start().await?;
     let (sandbox, pod) = lab.pod("broken-websocket").await?;
     let id = lab.client.launch(&pod, &lab.shell("exec sleep 1000"), &sandbox).await?;
-    let before = warmed_up(&mut lab, &id).await?;
+    let before = Held::warmed_up(&mut lab, &pod, &id).await?;
     let mut witness = exec(&mut lab, &id, "cat; exit 3", Protocol::WebSocketV5, PIPES).await?;
     for (number, (what, bytes)) in broken_frames().into_iter().enumerate() {
         for protocol in ["v4.channel.k8s.io", "v5.channel.k8s.io"] {
@@ -181,7 +90,7 @@ async fn a_broken_websocket_ends_its_session_and_its_process_and_no_other() -> R
     witness.close_stdin()?;
     assert_eq!((witness.exit_code()?, witness.text(Channel::Stdout).as_str()), (3, "still here"));
     drop(witness);
-    as_before(&lab, before).await?;
+    before.again(&lab).await?;
     lab.close().await
 }
 
@@ -248,7 +157,7 @@ async fn a_broken_spdy_session_ends_with_its_process_and_no_other() -> Result<()
     let mut lab = Lab::start().await?;
     let (sandbox, pod) = lab.pod("broken-spdy").await?;
     let id = lab.client.launch(&pod, &lab.shell("exec sleep 1000"), &sandbox).await?;
-    let before = warmed_up(&mut lab, &id).await?;
+    let before = Held::warmed_up(&mut lab, &pod, &id).await?;
     for (number, (what, bytes)) in broken_spdy()?.into_iter().enumerate() {
         let sleep = unique(200 + number);
         let line = format!("echo up; exec sleep {sleep}");
@@ -257,12 +166,13 @@ async fn a_broken_spdy_session_ends_with_its_process_and_no_other() -> Result<()
         runs(&sleep).await;
         let begun = Instant::now();
         process.send_raw(&bytes)?;
-        assert!(process.exit_code().is_err(), "{what}: a broken session has an exit code");
+        process.until_closed().map_err(|error| format!("{what}: {error}"))?;
         assert!(begun.elapsed() < SOON, "{what}: closed after {:?}", begun.elapsed());
+        assert!(process.exit_code().is_err(), "{what}: a broken session has an exit code");
         is_gone(&sleep, what).await;
         is_alive(&mut lab, &id, Protocol::Spdy, what).await?;
     }
-    as_before(&lab, before).await?;
+    before.again(&lab).await?;
     lab.close().await
 }
 
@@ -271,7 +181,9 @@ async fn a_broken_spdy_session_ends_with_its_process_and_no_other() -> Result<()
 async fn a_broken_session_that_forwards_ports_ends_with_its_connections() -> Result<()> {
     needs!("docker-registry", "busybox");
     let mut lab = Lab::start().await?;
-    let (_, pod) = lab.pod("broken-forward").await?;
+    let (sandbox, pod) = lab.pod("broken-forward").await?;
+    let id = lab.client.launch(&pod, &lab.shell("exec sleep 1000"), &sandbox).await?;
+    let before = Held::warmed_up(&mut lab, &pod, &id).await?;
     let server = PodServer::start(&lab.machine, &pod, 8080, Service::Echo)?;
     let url = forward_url(&mut lab, &pod, 8080).await?;
     let mut witness = Forward::open(&url, ForwardProtocol::Spdy, 8080)?;
@@ -289,8 +201,7 @@ async fn a_broken_session_that_forwards_ports_ends_with_its_connections() -> Res
             forward.until(|forward| forward.data() == b"x")?;
             let begun = Instant::now();
             forward.send_raw(&bytes)?;
-            // The connection is closed, or reset.
-            let _ = forward.to_end();
+            forward.until_closed().map_err(|error| format!("{what}: {error}"))?;
             assert!(begun.elapsed() < SOON, "{what}: closed after {:?}", begun.elapsed());
             while server.open() > 1 {
                 assert!(begun.elapsed() < SOON, "{what}: {} connections are open", server.open());
@@ -311,5 +222,66 @@ async fn a_broken_session_that_forwards_ports_ends_with_its_connections() -> Res
     witness.send(b", second")?;
     witness.until(|witness| witness.data() == b"first, second")?;
     drop((witness, server));
+    before.again(&lab).await?;
+    lab.close().await
+}
+
+/// Opens a connection of a session that forwards ports; returns the number of its data stream.
+fn connected(session: &mut Session, number: &str) -> Result<u32> {
+    session.stream(&pair("error", number), true)?;
+    let data = session.stream(&pair("data", number), false)?;
+    echoes(session, data, b"first")?;
+    Ok(data)
+}
+
+fn pair<'a>(kind: &'a str, number: &'a str) -> [(&'a str, &'a str); 3] {
+    [("streamtype", kind), ("port", "8080"), ("requestid", number)]
+}
+
+/// Sends bytes, which must come back, and no other data.
+fn echoes(session: &mut Session, stream: u32, bytes: &[u8]) -> Result<()> {
+    session.write(stream, bytes)?;
+    assert_eq!(next(session)?, Event::Data { stream, bytes: bytes.len() });
+    assert_eq!(session.data(), bytes);
+    Ok(())
+}
+
+/// The next event, without the ends of error streams.
+fn next(session: &mut Session) -> Result<Event> {
+    loop {
+        match session.event()? {
+            Event::End { .. } => {}
+            event => return Ok(event),
+        }
+    }
+}
+
+/// A client may use a number once, and only odd ones. The header blocks are read nevertheless: without them, those that
+/// come later could not be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_with_a_number_that_it_may_not_have_is_reset_and_the_session_goes_on() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (_, pod) = lab.pod("numbers").await?;
+    let server = PodServer::start(&lab.machine, &pod, 8080, Service::Echo)?;
+    let mut session = Session::open(&forward_url(&mut lab, &pod, 8080).await?, "portforward.k8s.io")?;
+    let (first, second) = (connected(&mut session, "0")?, connected(&mut session, "1")?);
+    // Of the other side, of an open stream, of a stream that was reset, and one that was passed over.
+    session.stream_with(999, &pair("error", "2"), true)?;
+    for number in [100, first, first, 501] {
+        session.stream_with(number, &pair("data", "2"), false)?;
+        assert_eq!(next(&mut session)?, Event::Reset { stream: number });
+        echoes(&mut session, second, b"unharmed")?;
+    }
+    let begun = Instant::now();
+    while server.open() > 1 {
+        assert!(begun.elapsed() < SOON, "the connection of a stream whose number is used again stays open");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    session.stream_with(1001, &pair("data", "2"), false)?;
+    echoes(&mut session, 1001, b"the partner of the error stream before")?;
+    echoes(&mut session, second, b"unharmed")?;
+    assert_eq!((server.accepted(), server.open()), (3, 2));
+    drop((session, server));
     lab.close().await
 }

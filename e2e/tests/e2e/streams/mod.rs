@@ -1,6 +1,8 @@
 //! Commands with streams, and the listener that serves them.
 
+mod broken;
 mod deaths;
+mod held;
 mod hostile;
 mod listener;
 mod protocols;

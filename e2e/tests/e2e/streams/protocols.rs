@@ -180,6 +180,7 @@ async fn ports_are_forwarded_over_every_protocol() -> Result<()> {
         web.send(b"GET /numbers HTTP/1.0\r\n\r\n")?;
         web.until(|web| web.data().ends_with(&numbers))?;
         if protocol.has_half_close() {
+            web.close()?;
             web.to_end()?;
         }
         assert!(web.data().starts_with(b"HTTP/1.") && web.data().ends_with(&numbers), "{protocol:?}");
