@@ -15,7 +15,7 @@ pub(crate) enum Outcome {
     Deadline,
     /// It could not be started, or its end is not known.
     Failed,
-    /// The client has left, or its own time limit has passed, and the command was killed.
+    /// Dropped before its end: the client has left, its own time limit has passed, or the server stops.
     Cancelled,
 }
 
@@ -40,9 +40,13 @@ impl ExecMetrics {
             "crisp_exec_duration_seconds",
             "Time from a request of ExecSync to the end of its command, with the start of it. \
              Outcome: exited, with any code; deadline, killed at its time limit; failed, not started or lost; \
-             cancelled, killed because its client has left.",
+             cancelled, dropped before its end: the client has left or the server stops.",
         );
         let seconds = HistogramVec::new(options.buckets(DURATION_BUCKETS.to_vec()), &["outcome"])?;
+        // A rate needs the zero before the first command.
+        for outcome in [Outcome::Exited, Outcome::Deadline, Outcome::Failed, Outcome::Cancelled] {
+            seconds.with_label_values(&[outcome.label()]);
+        }
         metrics.register(Box::new(seconds.clone()))?;
         Ok(Self(seconds))
     }

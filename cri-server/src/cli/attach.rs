@@ -26,8 +26,8 @@ pub struct Attach {
     /// Use a terminal, for a container that has one
     #[arg(long, short)]
     tty: bool,
-    /// Keys that detach: letters, or ctrl- and one of a-z @ [ \ ] ^ _, with commas between; '' for none
-    #[arg(long, value_name = "KEYS", requires = "tty", default_value = detach_keys::DEFAULT)]
+    /// Keys that detach: single characters, DEL, or ctrl- and one of a-z @ [ \ ] ^ _, with commas between; '' for none
+    #[arg(long, value_name = "KEYS", requires_all = ["tty", "interactive"], default_value = detach_keys::DEFAULT)]
     #[arg(value_parser = Keys::parse)]
     detach_keys: Keys,
     /// Container, as an id, the beginning of one, NAME or POD/NAME

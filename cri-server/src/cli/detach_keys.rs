@@ -10,8 +10,8 @@ pub struct Keys(Vec<u8>);
 /// A word that is no key.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{0:?} is no key: expected a letter, or ctrl- and one of a-z @ [ \\ ] ^ _, with commas between keys, or nothing at \
-     all to never detach"
+    "{0:?} is no key: expected a character of ASCII, DEL, or ctrl- and one of a-z @ [ \\ ] ^ _, with commas between \
+     keys, or nothing at all to never detach"
 )]
 pub struct NoKey(String);
 
@@ -38,11 +38,14 @@ impl Keys {
 
 /// The byte that a terminal sends for a key.
 fn key(word: &str) -> Option<u8> {
+    if word == "DEL" {
+        return Some(0x7f);
+    }
     let (named, is_ctrl) = word.strip_prefix("ctrl-").map_or((word, false), |named| (named, true));
     let &[byte] = named.as_bytes() else { return None };
     match byte {
         b'a'..=b'z' | b'@' | b'['..=b'_' if is_ctrl => Some(byte & 0x1f),
-        b'a'..=b'z' | b'A'..=b'Z' if !is_ctrl => Some(byte),
+        b' '..=b'~' if !is_ctrl => Some(byte),
         _ => None,
     }
 }
@@ -77,7 +80,7 @@ impl DetachKeys {
         Some(rest)
     }
 
-    /// How many of the held keys may be the begin of another run of the keys.
+    /// How many of the held keys may begin another occurrence of the keys.
     fn border(&self) -> usize {
         let held = &self.keys[..self.held];
         (1..self.held).rev().find(|length| held.ends_with(&held[..*length])).unwrap_or(0)
@@ -93,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_letters_and_ctrl_with_letters_and_five_signs() {
+    fn keys_are_characters_and_ctrl_with_letters_and_six_signs() {
         for (text, bytes) in [
             (DEFAULT, &[0x10, 0x11][..]),
             ("", &[]),
@@ -101,6 +104,7 @@ mod tests {
             ("ctrl-a,d", &[1, b'd']),
             ("ctrl-z,ctrl-@,ctrl-[,ctrl-\\,ctrl-],ctrl-^,ctrl-_", &[26, 0, 27, 28, 29, 30, 31]),
             ("Q,a,Z", b"QaZ"),
+            ("1,~, ,-,DEL", b"1~ -\x7f"),
         ] {
             assert_eq!(Keys::parse(text).unwrap().0, bytes, "{text}");
         }
@@ -115,7 +119,10 @@ mod tests {
             "ctrl-1",
             "ctrl-`",
             "Ctrl-a",
-            "1",
+            "del",
+            "ctrl-DEL",
+            "\t",
+            "\x7f",
             "ä",
             "ctrl-p ctrl-q",
             " a",

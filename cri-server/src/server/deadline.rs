@@ -68,7 +68,7 @@ async fn before<F: Future>(end: Instant, answer: F) -> Option<F::Output> {
 
 /// A header that is no limit. Ignored, it would leave a call without the limit that its client relies on.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("grpc-timeout: {0:?}: expected one to eight digits and a unit of H, M, S, m, u and n")]
+#[error("grpc-timeout: {0:?}: expected one to eight digits and one of the units H, M, S, m, u, n")]
 struct Malformed(http::HeaderValue);
 
 /// The header `grpc-timeout`: one to eight digits and a unit (the gRPC protocol over HTTP/2, "Requests").

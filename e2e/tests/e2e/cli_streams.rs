@@ -244,7 +244,13 @@ async fn the_keys_that_detach_can_be_chosen() -> Result<()> {
         Terminal::run_in_shell(&command(&lab, &args), 80, 24)
     };
 
+    // Until the client has set its terminal, that would take ctrl-q for itself.
+    let is_up = |terminal: &mut Terminal| -> Result<()> {
+        terminal.type_text("a\n")?;
+        terminal.until("aa")
+    };
     let mut terminal = attach("ctrl-a,d")?;
+    is_up(&mut terminal)?;
     // The usual keys, and half of the chosen ones, go to the program.
     terminal.type_text("\x10\x11\n")?;
     terminal.until("\x10\x10")?;
@@ -255,17 +261,17 @@ async fn the_keys_that_detach_can_be_chosen() -> Result<()> {
 
     // Without keys nothing detaches.
     let mut terminal = attach("")?;
+    is_up(&mut terminal)?;
     terminal.type_text("\x10\x11b\n")?;
     terminal.until("\x10b\x10b")?;
     terminal.signal(Signal::TERM)?;
     assert_eq!(terminal.end()?, Some(143));
 
-    for args in
-        [&["attach", "-it", "--detach-keys", "ctrl-p,F1", &id][..], &["attach", "--detach-keys", "a", &id]]
+    for (options, keys, reason) in
+        [("-it", "ctrl-p,F1", "\"F1\" is no key"), ("-i", "a", "--tty"), ("-t", "a", "--interactive")]
     {
-        let refused = command(&lab, args).output()?;
+        let refused = command(&lab, &["attach", options, "--detach-keys", keys, &id]).output()?;
         let said = String::from_utf8_lossy(&refused.stderr);
-        let reason = if args.len() == 5 { "\"F1\" is no key" } else { "--tty" };
         assert_eq!(refused.status.code(), Some(2), "{said}");
         assert!(said.contains("--detach-keys") && said.contains(reason), "{said}");
     }

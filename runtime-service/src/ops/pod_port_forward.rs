@@ -5,6 +5,7 @@
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -12,6 +13,7 @@ use crisp_sandbox::Pod;
 use crisp_sandbox::link::Failure;
 use crisp_sandbox::network::Dialer;
 use crisp_streaming::{PortForwardSession, PortStream, StreamReader, StreamWriter};
+use rustix::io::Errno;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -99,7 +101,7 @@ async fn dialer(pod: &Pod) -> Result<Dialer, Cause> {
 
 async fn forward(dialer: Dialer, stream: PortStream) {
     let PortStream { port, reader, writer, mut error, is_reset_seen, .. } = stream;
-    // Said on the error stream of kubectl, it would end the whole session.
+    // Written to the error stream of kubectl, it would end the whole session.
     let broken = |reason: String| {
         (!is_reset_seen).then(|| format!("the connection to port {port} in the pod broke: {reason}"))
     };
@@ -144,11 +146,12 @@ async fn copy(
     let _ = connection.set_nodelay(true);
     let breakage = reader.breakage();
     let (from_pod, to_pod) = connection.into_split();
+    let is_reset = AtomicBool::new(false);
+    let (to_port, from_port) = (to_port(reader, to_pod, &is_reset), from_port(from_pod, writer, &is_reset));
     let ended = tokio::select! {
-        ended = copy_both(to_port(reader, to_pod), from_port(from_pod, writer), client_ends) => ended,
+        ended = copy_both(to_port, from_port, client_ends) => ended,
         error = breakage.wait() => Err(io::Error::other(error)),
     };
-    let ended = ended.and_then(|reset| reset.map_or(Ok(()), Err));
     if let Err(error) = &ended {
         tracing::debug!(%error, "a forwarded connection broke");
     }
@@ -156,46 +159,59 @@ async fn copy(
 }
 
 async fn copy_both(
-    to_port: impl Future<Output = io::Result<Option<io::Error>>>,
+    to_port: impl Future<Output = io::Result<()>>,
     from_port: impl Future<Output = io::Result<()>>,
     client_ends: bool,
-) -> io::Result<Option<io::Error>> {
+) -> io::Result<()> {
     let (mut to_port, mut from_port) = (pin!(to_port), pin!(from_port));
     tokio::select! {
-        reset = &mut to_port => {
-            let reset = reset?;
-            from_port.await.map(|()| reset)
+        ended = &mut to_port => {
+            ended?;
+            from_port.await
         }
         ended = &mut from_port => {
             ended?;
             if client_ends {
                 return to_port.await;
             }
-            timeout(LAST_WORDS, to_port).await.unwrap_or(Ok(None))
+            timeout(LAST_WORDS, to_port).await.unwrap_or(Ok(()))
         }
     }
 }
 
-/// Returns a reset of the connection, which the kernel reports only once: it may be here and not to the
-/// reader of the port's output.
-async fn to_port(mut reader: StreamReader, mut port: OwnedWriteHalf) -> io::Result<Option<io::Error>> {
+/// The kernel reports a reset of the connection only once. When that is here, it is noted for [`from_port`], to which
+/// the port's output then seems to end properly.
+async fn to_port(
+    mut reader: StreamReader,
+    mut port: OwnedWriteHalf,
+    is_reset: &AtomicBool,
+) -> io::Result<()> {
     while let Some(bytes) = reader.read().await.map_err(io::Error::other)? {
         if let Err(error) = port.write_all(&bytes).await {
             // It reads no more, but its output still goes to the client.
-            return Ok(Some(error).filter(|error| error.kind() == io::ErrorKind::ConnectionReset));
+            is_reset.store(error.kind() == io::ErrorKind::ConnectionReset, Ordering::Relaxed);
+            return Ok(());
         }
     }
     // Reading shows whether it was closed meanwhile.
     let _ = port.shutdown().await;
-    Ok(None)
+    Ok(())
 }
 
-async fn from_port(mut port: OwnedReadHalf, mut writer: StreamWriter) -> io::Result<()> {
+/// Dropping the writer, instead of closing it, shows the client that its data is not complete.
+async fn from_port(
+    mut port: OwnedReadHalf,
+    mut writer: StreamWriter,
+    is_reset: &AtomicBool,
+) -> io::Result<()> {
     let mut buffer = BytesMut::new();
     loop {
         buffer.clear();
         buffer.reserve(READ);
         if port.read_buf(&mut buffer).await? == 0 {
+            if is_reset.load(Ordering::Relaxed) {
+                return Err(Errno::CONNRESET.into());
+            }
             return writer.close().await.map_err(io::Error::other);
         }
         if writer.write(&buffer).await.is_err() {

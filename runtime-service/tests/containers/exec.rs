@@ -154,15 +154,19 @@ async fn commands_are_measured_by_outcome_also_those_whose_client_leaves() {
     let lab = lab!();
     let pod = lab.pod("measured").await;
     let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    let outcomes = ["exited", "failed", "deadline", "cancelled"];
+    let measured = |outcome: &str, count| {
+        let count = format!("crisp_exec_duration_seconds_count{{outcome=\"{outcome}\"}} {count}");
+        let page = lab.metrics.text();
+        assert!(page.contains(&count), "{count} in {page}");
+    };
+    // Each is there from the begin.
+    outcomes.iter().for_each(|outcome| measured(outcome, 0));
     lab.exec(&id, &["false"], 10).await.unwrap();
     lab.exec(&id, &["/bin/nope"], 10).await.unwrap_err();
     lab.exec(&id, &["sleep", "1000"], 1).await.unwrap_err();
     let leaves = tokio::time::timeout(Duration::from_millis(300), lab.exec(&id, &["sleep", "1000"], 10));
     assert!(leaves.await.is_err());
-    let page = lab.metrics.text();
-    for outcome in ["exited", "failed", "deadline", "cancelled"] {
-        let count = format!("crisp_exec_duration_seconds_count{{outcome=\"{outcome}\"}} 1");
-        assert!(page.contains(&count), "{count} in {page}");
-    }
+    outcomes.iter().for_each(|outcome| measured(outcome, 1));
     lab.remove_pod(&pod).await;
 }

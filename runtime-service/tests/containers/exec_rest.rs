@@ -100,22 +100,37 @@ fn exec_cgroup(id: &str, name: &str) -> Option<PathBuf> {
     None
 }
 
+/// The folder, and the process in it whose command line is `sleep number`.
+fn sleeper_in(folder: PathBuf, number: u32) -> Option<(PathBuf, String)> {
+    let pids = std::fs::read_to_string(folder.join("cgroup.procs")).ok()?;
+    let wanted = format!("sleep\0{number}\0").into_bytes();
+    let is_sleeper =
+        |pid: &&str| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == wanted);
+    let pid = pids.lines().find(is_sleeper)?.to_owned();
+    Some((folder, pid))
+}
+
 #[tokio::test]
 async fn a_process_in_a_cgroup_below_is_killed_too() {
     let lab = lab!();
     let pod = lab.pod("nested").await;
     let id = lab.run(&pod, shell("app", "sleep 1000")).await;
-    let probe = lab.exec(&id, &["sh", "-c", "setsid sleep 731 >/dev/null 2>&1 & sleep 1"], 10);
+    // It ends when its sleeper has been moved.
+    let line =
+        "setsid sleep 731 >/dev/null 2>&1 & while ! grep -q /below$ /proc/[0-9]*/cgroup; do sleep 0.02; done";
+    let command = ["sh", "-c", line];
+    let probe = lab.exec(&id, &command, 20);
     let nest = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let folder = exec_cgroup(&id, "exec-0").unwrap();
+        let begun = Instant::now();
+        let (folder, pid) = loop {
+            if let Some(found) = exec_cgroup(&id, "exec-0").and_then(|folder| sleeper_in(folder, 731)) {
+                break found;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10), "no sleeper in the exec cgroup");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
         let below = folder.join("below");
         std::fs::create_dir(&below).unwrap();
-        let pids = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap();
-        let is_sleeper = |pid: &&str| {
-            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x00731\0")
-        };
-        let pid = pids.lines().find(is_sleeper).unwrap();
         std::fs::write(below.join("cgroup.procs"), pid).unwrap();
         below
     };

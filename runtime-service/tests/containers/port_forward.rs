@@ -51,11 +51,15 @@ async fn a_connection_that_the_pod_resets_ends_alone_and_without_a_word() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let client = lab.forward(&pod).await;
-    for _ in 0..3 {
+    // Every second time the server writes while the connection is reset, and may be the one that hears of it.
+    for is_written in [false, true, false, true, false, true] {
         let mut connection = client.open(port).unwrap();
         connection.writer.write(b"hello").await.unwrap();
         let (mut in_pod, _) = listener.accept().await.unwrap();
         in_pod.read_u8().await.unwrap();
+        if is_written {
+            connection.writer.write(&[0; 256 << 10]).await.unwrap();
+        }
         // With input unread, its end is a reset.
         drop(in_pod);
         let end = tokio::time::timeout(Duration::from_secs(20), connection.reader.read()).await;

@@ -152,6 +152,12 @@ async fn a_port_that_ends_properly_is_no_error_and_the_other_goes_on() {
     let (mut in_second, _) = second.accept().await.unwrap();
     in_second.write_all(b"still here").await.unwrap();
     assert_eq!(client.take(2, 10).await, b"still here");
+    // The port answers the first of these with a reset, and the server's next write to it fails.
+    for _ in 0..3 {
+        client.send(0, b"too late").await;
+        in_second.write_all(b"on").await.unwrap();
+        assert_eq!(client.take(2, 2).await, b"on");
+    }
     assert!(client.channels.iter().all(Vec::is_empty), "{:?}", client.channels);
     // The client waits for the end of the session: it cannot end a port alone.
     drop(in_second);

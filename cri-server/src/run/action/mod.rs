@@ -41,7 +41,7 @@ pub async fn act(
 ) -> Result<(), String> {
     let work = async {
         match action {
-            // As with kubelet, a hook's command may leave processes: one with a limit of its own may not.
+            // A hook's command may leave processes: an ExecSync with a limit kills them, so a hook passes none.
             Action::Exec(command) => {
                 exec(context, id, command, limit.filter(|_| purpose == Purpose::Probe)).await
             }

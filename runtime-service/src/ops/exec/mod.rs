@@ -24,7 +24,7 @@ use crisp_sandbox::Pod;
 use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink, WindowSize};
 use oci_spec::runtime::{LinuxSeccomp, Process};
 
-use self::cgroup::{ExecGroup, Taken};
+use self::cgroup::{ExecGroup, Joinable};
 use self::changes::Changes;
 use self::rest::Rest;
 use super::container_spec;
@@ -162,7 +162,7 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(command: Command, common: &plan::Process, (group, join, fds): Taken) -> Self {
+    fn new(command: Command, common: &plan::Process, (group, join, fds): Joinable) -> Self {
         let (size, grace, late_response) = (command.size, command.grace, command.late_response);
         Self { process: command.process(common), join, fds, group, size, grace, late_response }
     }
@@ -174,7 +174,7 @@ fn prepare_at_once(
     service: &ServiceState,
     container: &Arc<Container>,
     pod: &Pod,
-) -> Option<(Arc<plan::Process>, Taken)> {
+) -> Option<(Arc<plan::Process>, Joinable)> {
     let common = container.exec_process.try_lock().ok()?.clone()?;
     Some((common, ExecGroup::take_idle(service, container, pod).ok()??))
 }
@@ -321,7 +321,7 @@ impl Running {
     /// Ends a command whose client is gone: SIGHUP to its process group, and after the grace period SIGKILL
     /// to all processes that it started. If the monitor cannot signal it, it is killed at once. `meanwhile`
     /// runs until then.
-    pub(super) async fn hang_up(self, meanwhile: impl Future) {
+    pub(super) async fn hang_up(mut self, meanwhile: impl Future) {
         let signal = rustix::process::Signal::HUP.as_raw();
         if self.link.signal_exec(self.exec, signal).await.is_ok() {
             let meanwhile = async {
@@ -338,7 +338,7 @@ impl Running {
     }
 
     /// Returns when none of its processes is left, including those that it started.
-    async fn all_ended(&self) {
+    async fn all_ended(&mut self) {
         // The status is no longer needed.
         let _ = self.link.wait_exec(self.exec).await;
         while self.group.as_ref().is_some_and(ExecGroup::is_populated) {

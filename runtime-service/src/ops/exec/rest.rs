@@ -2,8 +2,8 @@
 
 use super::cgroup::ExecGroup;
 
-/// The processes that a command has left. Dropping it kills them in the background, and only then another
-/// command can use their cgroup.
+/// The processes that a command has left. Dropping it kills them; when they are gone, another command can use their
+/// cgroup. A server that crashes between the command's end and that leaves them alive.
 pub(in crate::ops) struct Rest(Option<ExecGroup>);
 
 impl Rest {

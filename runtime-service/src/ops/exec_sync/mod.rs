@@ -30,7 +30,7 @@ use crate::exec_metrics::{Outcome, Timer};
 use crate::service_state::ServiceState;
 
 const OPERATION: &str = "exec";
-/// As long as no limit; a clock can count to it.
+/// Longer limits count as this one: adding them to the clock would overflow.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The output of a command and its exit code.

@@ -7,25 +7,23 @@
 //! series in monitoring.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
 
 use super::create;
-use super::dir::Dir;
+use super::dir::{Dir, keyed};
 use super::error::CgroupError;
 use super::hierarchy::{Extent, Hierarchy, Host};
 use super::join::{self, JoinFds};
 use super::kill;
+use super::killed_exec_cgroup::KilledExecCgroup;
 use super::path::CgroupPath;
 use super::remove;
 use super::tree;
 use super::{Cgroup, Cgroups};
 
-/// Time limit for killed processes to end.
-const WAIT: Duration = Duration::from_secs(3);
 /// Lists of processes to move away, against processes that fork meanwhile.
 const MOVES: usize = 20;
 const PROCESSES: &str = "cgroup.procs";
@@ -58,12 +56,12 @@ impl Cgroups {
         number: u32,
     ) -> Result<Option<OpenExecCgroup>, CgroupError> {
         let exec = ExecCgroup::numbered(&self.host, container, number)?;
-        let hierarchy = hierarchy(&self.host)?;
+        let hierarchy = self.host.exec_hierarchy()?;
         let (Some(dir), Some(joined)) = (hierarchy.dir(&exec.path)?, hierarchy.dir(&exec.path)?) else {
             return Ok(None);
         };
         let join_fds = exec.join_in(joined)?;
-        Ok(Some(OpenExecCgroup { exec, dir, join_fds }))
+        Ok(Some(OpenExecCgroup { exec, dir: dir.keep_files(), join_fds }))
     }
 }
 
@@ -88,9 +86,21 @@ impl OpenExecCgroup {
     /// # Errors
     /// [`CgroupError::Read`].
     pub fn is_populated(&self) -> Result<bool, CgroupError> {
-        let mut pids = Vec::new();
-        kill::collect_below(&self.dir, &mut pids)?;
-        Ok(!pids.is_empty())
+        if self.exec.host.v2.is_none() {
+            let mut pids = Vec::new();
+            kill::collect_below(&self.dir, &mut pids)?;
+            return Ok(!pids.is_empty());
+        }
+        // One read of a file that stays open. It counts the processes below too.
+        let mut buffer = [0; 256];
+        let events = self.dir.read("cgroup.events", &mut buffer)?;
+        Ok(keyed(events).any(|(key, number)| key == "populated" && number > 0))
+    }
+
+    /// As [`ExecCgroup::kill`], without a path to look up.
+    #[must_use = "it must be removed"]
+    pub fn kill(self) -> KilledExecCgroup {
+        KilledExecCgroup::new(self.exec.host, self.exec.path, self.dir)
     }
 }
 
@@ -141,14 +151,8 @@ impl Cgroup {
     }
 
     fn numbered(&self, number: u32) -> Result<(ExecCgroup, &Hierarchy), CgroupError> {
-        Ok((ExecCgroup::numbered(&self.host, &self.path, number)?, hierarchy(&self.host)?))
+        Ok((ExecCgroup::numbered(&self.host, &self.path, number)?, self.host.exec_hierarchy()?))
     }
-}
-
-/// The hierarchy in which exec cgroups are made.
-fn hierarchy(host: &Host) -> Result<&Hierarchy, CgroupError> {
-    let v1 = || ["freezer", "pids"].iter().find_map(|name| host.v1.iter().find(|h| h.has(name)));
-    host.v2.as_ref().or_else(v1).or(host.v1.first()).ok_or(CgroupError::NoHierarchy)
 }
 
 fn make(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), CgroupError> {
@@ -215,13 +219,13 @@ impl ExecCgroup {
     /// # Errors
     /// [`CgroupError::NotFound`] when the container's cgroup is gone.
     pub fn join(&self) -> Result<JoinFds, CgroupError> {
-        let dir = hierarchy(&self.host)?.dir(&self.path)?.ok_or_else(|| self.gone())?;
+        let dir = self.host.exec_hierarchy()?.dir(&self.path)?.ok_or_else(|| self.gone())?;
         self.join_in(dir)
     }
 
     fn join_in(&self, dir: Dir) -> Result<JoinFds, CgroupError> {
         let container = self.path.parent().ok_or_else(|| self.gone())?;
-        let hierarchy = hierarchy(&self.host)?;
+        let hierarchy = self.host.exec_hierarchy()?;
         let mut fds = JoinFds {
             v1_tasks: join::open_v1_tasks(&self.host, &container, Extent::All)?,
             ..JoinFds::default()
@@ -244,51 +248,18 @@ impl ExecCgroup {
     /// [`CgroupError::NoHierarchy`], [`CgroupError::Read`].
     pub fn is_populated(&self) -> Result<bool, CgroupError> {
         let mut pids = Vec::new();
-        kill::collect(hierarchy(&self.host)?, &self.path, &mut pids)?;
+        kill::collect(self.host.exec_hierarchy()?, &self.path, &mut pids)?;
         Ok(!pids.is_empty())
     }
 
-    /// Kills all processes in it and below, waits until they are gone and removes it. It cannot be used again: since
-    /// Linux 6.14 a process that is cloned into a cgroup is killed when `cgroup.kill` was ever written there
-    /// and not in its parent process's cgroup.
+    /// Sends SIGKILL to all processes in it and below, once and without waiting. None when it is gone. It cannot be
+    /// used again: since Linux 6.14 a process that is cloned into a cgroup is killed when `cgroup.kill` was ever
+    /// written there and not in its parent process's cgroup.
     ///
     /// # Errors
-    /// [`CgroupError::StillPopulated`] when some survive, [`CgroupError::Remove`].
-    pub fn kill(self) -> Result<(), CgroupError> {
-        let hierarchy = hierarchy(&self.host)?;
-        let Some(dir) = hierarchy.dir(&self.path)? else { return Ok(()) };
-        self.kill_processes(hierarchy, &dir)?;
-        remove::remove_in(hierarchy, &self.path)
-            .map_err(|errno| CgroupError::Remove { dir: hierarchy.dir_path(&self.path), errno })
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
-    fn kill_processes(&self, hierarchy: &Hierarchy, dir: &Dir) -> Result<(), CgroupError> {
-        let started = Instant::now();
-        let mut pause = Duration::from_micros(200);
-        loop {
-            let mut pids = Vec::new();
-            kill::collect(hierarchy, &self.path, &mut pids)?;
-            if pids.is_empty() {
-                return Ok(());
-            }
-            if started.elapsed() > WAIT {
-                let waited_ms = u64::try_from(WAIT.as_millis()).unwrap_or(u64::MAX);
-                return Err(CgroupError::StillPopulated {
-                    path: self.path.clone(),
-                    count: pids.len(),
-                    waited_ms,
-                });
-            }
-            // Since Linux 5.14, v2: atomic, also against a process that forks faster than one can list.
-            if dir.try_write("cgroup.kill", "1").is_err() {
-                for pid in pids.into_iter().filter_map(Pid::from_raw) {
-                    // Processes that have ended meanwhile are ignored; others are tried again.
-                    let _ = rustix::process::kill_process(pid, Signal::KILL);
-                }
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(20));
-        }
+    /// [`CgroupError::NoHierarchy`], [`CgroupError::Read`].
+    pub fn kill(self) -> Result<Option<KilledExecCgroup>, CgroupError> {
+        let dir = self.host.exec_hierarchy()?.dir(&self.path)?;
+        Ok(dir.map(|dir| KilledExecCgroup::new(self.host, self.path, dir)))
     }
 }

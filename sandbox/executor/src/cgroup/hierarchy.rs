@@ -189,6 +189,12 @@ impl Host {
         controller.v2_name().is_none_or(|name| v2.has(name)).then_some(ControllerHierarchy::V2(v2))
     }
 
+    /// The hierarchy in which exec cgroups are made.
+    pub(super) fn exec_hierarchy(&self) -> Result<&Hierarchy, CgroupError> {
+        let v1 = || ["freezer", "pids"].iter().find_map(|name| self.v1.iter().find(|h| h.has(name)));
+        self.v2.as_ref().or_else(v1).or(self.v1.first()).ok_or(CgroupError::NoHierarchy)
+    }
+
     /// The v2 tree beside v1 controllers, if the host has both.
     pub(super) fn hybrid(&self) -> Option<&Hierarchy> {
         self.v2.as_ref().filter(|_| !self.v1.is_empty())

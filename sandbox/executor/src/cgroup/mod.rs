@@ -23,6 +23,7 @@ mod hugetlb;
 mod io;
 mod join;
 mod kill;
+mod killed_exec_cgroup;
 mod memory;
 mod path;
 mod pids;
@@ -46,6 +47,7 @@ pub use error::CgroupError;
 pub use exec_cgroup::{ExecCgroup, OpenExecCgroup};
 use hierarchy::{Controller, Extent, Host};
 pub use join::JoinFds;
+pub use killed_exec_cgroup::KilledExecCgroup;
 pub use path::{CgroupPath, InvalidCgroupPath};
 pub use resources::{
     Access, BlockIo, Cpu, Cpuset, DeviceKind, DeviceRule, HugepageLimit, IoRate, IoRateKind, IoWeight,

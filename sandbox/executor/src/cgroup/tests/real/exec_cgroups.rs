@@ -1,12 +1,17 @@
 //! Cgroups for exec: killing their processes, and using them again.
 
 use super::*;
+use crate::cgroup::ExecCgroup;
 use crate::cgroup::dir::Dir;
 
 /// The folder of an exec cgroup.
 fn exec_folder(own: &Own, number: u32) -> Option<Dir> {
     let path = own.cgroup.path().child(&format!("exec-{number}")).unwrap();
     exec_hierarchy(own).dir(&path).unwrap()
+}
+
+fn kill(exec: ExecCgroup) {
+    exec.kill().unwrap().expect("it is there").remove().unwrap();
 }
 
 #[test]
@@ -16,7 +21,7 @@ fn an_exec_cgroup_ends_processes_that_left_their_session() {
     assert_eq!(exec.join().unwrap().v1_tasks.len(), own.cgroup.host.v1.len());
     let mut child = Command::new("setsid").args(["sleep", "1000"]).spawn().unwrap();
     exec_folder(&own, 0).unwrap().write("cgroup.procs", &child.id().to_string()).unwrap();
-    let killer = std::thread::spawn(move || exec.kill().unwrap());
+    let killer = std::thread::spawn(move || kill(exec));
     child.wait().unwrap();
     killer.join().unwrap();
     assert!(exec_folder(&own, 0).is_none(), "a killed cgroup cannot be used again");
@@ -32,14 +37,14 @@ fn an_exec_cgroup_ends_processes_in_cgroups_below_it() {
     rustix::fs::mkdirat(folder.fd(), c"below", rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
     let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
     folder.child(c"below").unwrap().write("cgroup.procs", &child.id().to_string()).unwrap();
-    let killer = std::thread::spawn(move || exec.kill());
+    let killer = std::thread::spawn(move || kill(exec));
     while child.try_wait().unwrap().is_none() {
         if killer.is_finished() {
             child.kill().unwrap();
         }
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
-    killer.join().unwrap().unwrap();
+    killer.join().unwrap();
     assert!(exec_folder(&own, 0).is_none());
 }
 
@@ -79,7 +84,7 @@ fn the_next_exec_in_a_cgroup_does_not_have_what_the_last_one_left() {
     let again = own.cgroup.reuse_exec_cgroup(0).unwrap();
     assert_eq!(folder.read_all("cgroup.procs").unwrap().as_deref(), Some(""));
     assert!(own.cgroup.pids().unwrap().contains(&child.id().try_into().unwrap()), "it stays the container's");
-    again.kill().unwrap();
+    kill(again);
     assert!(child.try_wait().unwrap().is_none(), "the next exec's end is not its end");
     assert!(exec_folder(&own, 1).is_none(), "no new cgroup for the same number");
     child.kill().unwrap();
@@ -100,7 +105,7 @@ fn the_next_exec_does_not_get_a_cgroup_in_which_something_runs_below() {
     let again = own.cgroup.reuse_exec_cgroup(0);
     let is_refused = matches!(again, Err(CgroupError::Remove { .. }));
     if let Ok(again) = again {
-        again.kill().unwrap();
+        kill(again);
     }
     let lives = child.try_wait().unwrap().is_none();
     child.kill().unwrap();
@@ -108,4 +113,47 @@ fn the_next_exec_does_not_get_a_cgroup_in_which_something_runs_below() {
     assert!(lives, "the next exec's end is its end");
     assert!(is_refused);
     own.cgroup.reuse_exec_cgroup(0).expect("nothing runs below any more").join().unwrap();
+}
+
+/// As when a container starts again before the processes of an earlier command are gone.
+#[test]
+fn a_killed_exec_cgroup_leaves_a_newer_one_of_its_name_alone() {
+    let Some(own) = Own::new() else { return };
+    let old = own.cgroup.make_exec_cgroup(0).unwrap().kill().unwrap().unwrap();
+    remove::rmdir(exec_hierarchy(&own), &own.cgroup.path().child("exec-0").unwrap()).unwrap();
+    let newer = own.cgroup.make_exec_cgroup(0).unwrap();
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    exec_folder(&own, 0).unwrap().write("cgroup.procs", &child.id().to_string()).unwrap();
+    old.remove().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let lives = child.try_wait().unwrap().is_none();
+    let killed = newer.kill().unwrap().unwrap();
+    child.wait().unwrap();
+    assert!(lives, "the next exec's end is its end");
+    killed.remove().unwrap();
+    let newer = own.cgroup.make_exec_cgroup(0).unwrap().kill().unwrap().unwrap();
+    own.cgroup.remove().unwrap();
+    newer.remove().unwrap();
+}
+
+/// A server that ends at once after it must leave no process alive.
+#[test]
+fn an_exec_cgroup_is_killed_before_it_is_waited_for() {
+    let Some(own) = Own::new() else { return };
+    drop(own.cgroup.make_exec_cgroup(0).unwrap());
+    let open = || own.cgroups.open_exec_cgroup(own.cgroup.path(), 0).unwrap().unwrap();
+    let kept = open();
+    let mut child = Command::new("setsid").args(["sleep", "1000"]).spawn().unwrap();
+    assert!(!kept.is_populated().unwrap());
+    let folder = exec_folder(&own, 0).unwrap();
+    rustix::fs::mkdirat(folder.fd(), c"below", rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+    folder.child(c"below").unwrap().write("cgroup.procs", &child.id().to_string()).unwrap();
+    // The open file must show the change.
+    assert!(kept.is_populated().unwrap());
+    let killed = open().kill();
+    child.wait().unwrap();
+    assert!(!kept.is_populated().unwrap());
+    killed.remove().unwrap();
+    assert!(exec_folder(&own, 0).is_none());
+    own.cgroup.remove().unwrap();
 }
