@@ -10,6 +10,11 @@ use crate::stats::cgroup_reader::Permit;
 /// Cgroups of higher numbers are for many commands at once, which are rare.
 const MAX_OPEN: u32 = 2;
 
+/// Whether the files of the cgroup with this number stay open from one command to the next.
+pub fn is_kept_open(number: u32) -> bool {
+    number < MAX_OPEN
+}
+
 /// The exec cgroups that this server has made.
 #[derive(Debug, Default)]
 pub struct ExecCgroups(Mutex<Slots>);
@@ -85,7 +90,7 @@ impl ExecCgroups {
             return;
         }
         let Number { number, .. } = number;
-        let open = files.filter(|_| !slots.closed && number < MAX_OPEN);
+        let open = files.filter(|_| !slots.closed && is_kept_open(number));
         match afterwards {
             Afterwards::Forgotten => slots.by_number.remove(&number),
             Afterwards::Free => slots.by_number.insert(number, Slot { in_use: false, open }),

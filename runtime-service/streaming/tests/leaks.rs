@@ -39,8 +39,12 @@ fn held() -> Held {
 
 fn anonymous() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+    // What the kernel has swapped out counts too.
+    let of = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+    };
+    of("RssAnon:") + of("VmSwap:")
 }
 
 fn resident() -> usize {

@@ -320,6 +320,7 @@ fn newer_plugins_are_asked_for_status_and_told_of_live_pods_only_where_the_serve
                     if !status.message.contains("not answered") || begun.elapsed() > Duration::from_secs(20) {
                         return status;
                     }
+                    std::thread::sleep(Duration::from_millis(10));
                 }
             };
             let status = tokio::task::spawn_blocking(responded).await.unwrap();

@@ -100,7 +100,9 @@ impl ExecGroup {
                 let Some(cgroup) = service.cgroups.open_exec_cgroup(&path, number.get())? else {
                     return Ok(None);
                 };
-                (cgroup, service.stats.descriptors.acquire())
+                let permit =
+                    exec_cgroups::is_kept_open(number.get()).then(|| service.stats.descriptors.acquire());
+                (cgroup, permit.flatten())
             }
         };
         let Some((exec, join_fds)) = cgroup.take_if_idle()? else { return Ok(None) };

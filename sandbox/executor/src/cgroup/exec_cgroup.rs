@@ -93,7 +93,11 @@ impl OpenExecCgroup {
         }
         // One read of a file that stays open. It counts the processes below too.
         let mut buffer = [0; 256];
-        let events = self.dir.read("cgroup.events", &mut buffer)?;
+        let events = match self.dir.read_opt("cgroup.events", &mut buffer) {
+            // A removed cgroup has no processes.
+            Err(CgroupError::Read { errno: Errno::NODEV, .. }) => return Ok(false),
+            events => events?.unwrap_or_default(),
+        };
         Ok(keyed(events).any(|(key, number)| key == "populated" && number > 0))
     }
 

@@ -100,9 +100,12 @@ impl HostPorts {
         if ports.is_empty() {
             return Ok(());
         }
+        let begun = Instant::now();
         let taken = loop {
             match self.take(pod, name, ports) {
-                Err(Refusal::Kernel(port, Errno::ADDRINUSE)) if self.was_released(port) => {
+                Err(Refusal::Kernel(port, Errno::ADDRINUSE))
+                    if begun.elapsed() < CLOSING && self.was_released(port) =>
+                {
                     std::thread::park_timeout(PAUSE);
                 }
                 taken => break taken,
@@ -126,14 +129,17 @@ impl HostPorts {
             return Ok(());
         }
         let mut sockets = Vec::new();
-        for port in ports {
+        for (at, port) in ports.iter().enumerate() {
             for (other, theirs) in held.iter().filter(|(other, _)| *other != pod) {
                 if let Some(taken) = theirs.ports.iter().find(|p| clash(p, port)) {
                     let holder = format!("pod {} ({}){}", theirs.name, other.short(), elsewhere(taken, port));
                     return Err(Refusal::Pod(port, other.clone(), holder));
                 }
             }
-            sockets.extend(socket::hold(port).map_err(|errno| Refusal::Kernel(port, errno))?);
+            sockets.extend(socket::hold(port).map_err(|errno| {
+                self.note_released(&ports[..at]);
+                Refusal::Kernel(port, errno)
+            })?);
         }
         held.insert(pod.clone(), Held { name: name.to_owned(), ports: ports.to_vec(), _sockets: sockets });
         Ok(())
@@ -168,13 +174,16 @@ impl HostPorts {
     pub(super) fn release(&self, pod: &PodId) {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(pod);
         let Some(Held { ports, .. }) = &held else { return };
+        self.note_released(ports);
+        // Sockets are closed without a lock: there may be thousands.
+        drop(held);
+    }
+
+    fn note_released(&self, ports: &[PortMapping]) {
         let now = Instant::now();
         let mut released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
         released.retain(|(at, _)| now - *at < CLOSING);
         released.extend(ports.iter().map(|port| (now, port.clone())));
-        drop(released);
-        // Sockets are closed without a lock: there may be thousands.
-        drop(held);
     }
 
     fn was_released(&self, port: &PortMapping) -> bool {
@@ -290,21 +299,25 @@ mod tests {
     #[test]
     fn a_released_port_that_is_still_closing_is_waited_for_and_no_other_one() {
         let (ports, pod) = (HostPorts::default(), PodId::random());
-        let port = tcp(free_port(), None);
-        ports.reserve(&pod, "a", from_ref(&port), |_| None).unwrap();
+        let both = [tcp(free_port(), None), tcp(free_port(), None)];
+        ports.reserve(&pod, "a", &both, |_| None).unwrap();
         // As in a process that is being started.
-        let copy = ports.held.lock().unwrap()[&pod]._sockets[0].try_clone().unwrap();
+        let copy_of = |at: usize| ports.held.lock().unwrap()[&pod]._sockets[at].try_clone().unwrap();
+        let copy = copy_of(1);
         ports.release(&pod);
         let closing = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(2));
             drop(copy);
         });
-        ports.reserve(&pod, "a", from_ref(&port), |_| None).unwrap();
+        ports.reserve(&pod, "a", &both, |_| None).unwrap();
         closing.join().unwrap();
-        let copy = ports.held.lock().unwrap()[&pod]._sockets[0].try_clone().unwrap();
+        // A copy that is not closed, and a port that was not released.
+        let copy = copy_of(1);
         ports.release(&pod);
-        let error = ports.reserve(&pod, "a", from_ref(&port), |_| None).unwrap_err().to_string();
+        let error = ports.reserve(&pod, "a", &both, |_| None).unwrap_err().to_string();
         assert!(error.contains("is already in use by"), "{error}");
+        assert!(ports.was_released(&both[0]), "it was taken, and given back, again and again");
+        assert!(!ports.was_released(&tcp(1, None)));
         drop(copy);
     }
 }

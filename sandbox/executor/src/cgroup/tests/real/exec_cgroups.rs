@@ -150,10 +150,12 @@ fn an_exec_cgroup_is_killed_before_it_is_waited_for() {
     folder.child(c"below").unwrap().write("cgroup.procs", &child.id().to_string()).unwrap();
     // The open file must show the change.
     assert!(kept.is_populated().unwrap());
-    let killed = open().kill();
+    let (never_read, killed) = (open(), open().kill());
     child.wait().unwrap();
-    assert!(!kept.is_populated().unwrap());
     killed.remove().unwrap();
     assert!(exec_folder(&own, 0).is_none());
+    for removed in [&kept, &never_read] {
+        assert!(!removed.is_populated().unwrap());
+    }
     own.cgroup.remove().unwrap();
 }
