@@ -10,13 +10,13 @@ use crate::copy::{Files, cp};
 const ROOTS: [(&str, &str); 2] = [("absolute", "/"), ("relative", "../../../..")];
 
 /// A place that exists on this machine and in a container, by the same path.
-struct Place {
+struct CopyFixture {
     files: Files,
     id: String,
     copies: usize,
 }
 
-impl Place {
+impl CopyFixture {
     fn path(&self) -> String {
         self.files.path("place")
     }
@@ -92,7 +92,7 @@ async fn links_of_a_container_lead_to_its_own_files_whether_it_runs_or_not() -> 
     let mut lab = Lab::start().await?;
     let (sandbox, pod) = lab.pod("links").await?;
     let id = lab.client.launch(&pod, &lab.shell("exec sleep 1000"), &sandbox).await?;
-    let mut place = Place { files: Files::new()?, id, copies: 0 };
+    let mut place = CopyFixture { files: Files::new()?, id, copies: 0 };
     place.files.write("place/file", "of the machine")?;
     let path = place.path();
     lab.client

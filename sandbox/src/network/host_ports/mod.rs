@@ -316,7 +316,6 @@ mod tests {
         ports.release(&pod);
         let error = ports.reserve(&pod, "a", &both, |_| None).unwrap_err().to_string();
         assert!(error.contains("is already in use by"), "{error}");
-        assert!(ports.was_released(&both[0]), "it was taken, and given back, again and again");
         assert!(!ports.was_released(&tcp(1, None)));
         drop(copy);
     }
