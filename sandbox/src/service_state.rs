@@ -23,7 +23,7 @@ use crate::top_cgroup::TopCgroup;
 
 /// Longer than the sum of the deadlines of an operation on a pod, without CNI plugins.
 const LOCK: Duration = Duration::from_secs(120);
-/// Calls of plugins for which a pod without a record yet has time, each with its own deadline.
+/// Plugin calls, each with its own deadline, that fit into the wait for the lock of a pod without a record yet.
 const PLUGIN_CALLS: u32 = 10;
 
 /// The folders and other resources for pods.

@@ -56,13 +56,13 @@ pub async fn vanish(target: &Target, series: &Series, rounds: usize) -> Result<(
     for _ in 0..WARM_UP {
         streams.vanish().await?;
     }
-    let before = settled(target, streams.pod(), None).await?;
+    let before = stable(target, streams.pod(), None).await?;
     let begun = Instant::now();
     for _ in 0..rounds {
         streams.vanish().await?;
     }
     let passed = begun.elapsed();
-    let after = settled(target, streams.pod(), Some(before)).await?;
+    let after = stable(target, streams.pod(), Some(before)).await?;
     streams.end(series).await?;
     println!("{}: {rounds} sessions in {passed:.1?}\nbefore: {before}\nafter:  {after}", target.name);
     let more = [counted(&before, &after), weighed(&before, &after)].concat();
@@ -98,13 +98,13 @@ fn weighed(before: &Held, after: &Held) -> Vec<String> {
 }
 
 /// Waits until no more is held than `before`; without `before`, until the values do not change any more.
-async fn settled(target: &Target, pod: &str, before: Option<Held>) -> Result<Held> {
+async fn stable(target: &Target, pod: &str, before: Option<Held>) -> Result<Held> {
     let begun = Instant::now();
     let mut last = held(target, pod)?;
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let now = held(target, pod)?;
-        let is_settled = match before {
+        let is_stable = match before {
             Some(before) => counted(&before, &now).is_empty() && weighed(&before, &now).is_empty(),
             None => {
                 counted(&last, &now).is_empty()
@@ -112,7 +112,7 @@ async fn settled(target: &Target, pod: &str, before: Option<Held>) -> Result<Hel
                     && begun.elapsed() > Duration::from_secs(12)
             }
         };
-        if is_settled || begun.elapsed() > END {
+        if is_stable || begun.elapsed() > END {
             return Ok(now);
         }
         last = now;

@@ -30,7 +30,7 @@ const READ: usize = 64 << 10;
 /// Time limit for delivering data that a client sent before it closed its session.
 const DELIVERY: Duration = Duration::from_secs(10);
 /// Time for what a client still sends after the port has ended, where the client cannot say that it has ended too.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const AFTER_PORT_END: Duration = Duration::from_secs(1);
 
 /// Returns the URL at which a client forwards ports.
 ///
@@ -160,23 +160,27 @@ async fn copy(
 
 async fn copy_both(
     to_port: impl Future<Output = io::Result<()>>,
-    from_port: impl Future<Output = io::Result<()>>,
+    from_port: impl Future<Output = io::Result<End>>,
     client_ends: bool,
 ) -> io::Result<()> {
     let (mut to_port, mut from_port) = (pin!(to_port), pin!(from_port));
     tokio::select! {
         ended = &mut to_port => {
             ended?;
-            from_port.await
+            from_port.await.map(drop)
         }
-        ended = &mut from_port => {
-            ended?;
-            if client_ends {
-                return to_port.await;
-            }
-            timeout(LAST_WORDS, to_port).await.unwrap_or(Ok(()))
-        }
+        ended = &mut from_port => match ended? {
+            End::Port if !client_ends => timeout(AFTER_PORT_END, to_port).await.unwrap_or(Ok(())),
+            End::Port | End::Client => to_port.await,
+        },
     }
+}
+
+/// The side that ended the copying of the port's output.
+enum End {
+    Port,
+    /// It reads no more.
+    Client,
 }
 
 /// The kernel reports a reset of the connection only once. When that is here, it is noted for [`from_port`], to which
@@ -203,7 +207,7 @@ async fn from_port(
     mut port: OwnedReadHalf,
     mut writer: StreamWriter,
     is_reset: &AtomicBool,
-) -> io::Result<()> {
+) -> io::Result<End> {
     let mut buffer = BytesMut::new();
     loop {
         buffer.clear();
@@ -212,11 +216,11 @@ async fn from_port(
             if is_reset.load(Ordering::Relaxed) {
                 return Err(Errno::CONNRESET.into());
             }
-            return writer.close().await.map_err(io::Error::other);
+            return writer.close().await.map(|()| End::Port).map_err(io::Error::other);
         }
         if writer.write(&buffer).await.is_err() {
-            // The client reads no more, but its data still goes to the port, unless the stream failed.
-            return Ok(());
+            // The data of the client still goes to the port, unless the stream failed.
+            return Ok(End::Client);
         }
     }
 }

@@ -53,7 +53,7 @@ fn resident() -> usize {
 }
 
 /// The resources once they no longer change.
-async fn settled() -> Held {
+async fn stable() -> Held {
     let begun = Instant::now();
     let mut last = held();
     loop {
@@ -89,7 +89,7 @@ fn sessions_leave_nothing_behind() {
     runtime.block_on(async {
         let server = StreamServer::open(&StreamConfig::default()).await.unwrap();
         vanish(&server, WARM_UP).await;
-        let before = settled().await;
+        let before = stable().await;
         vanish(&server, ROUNDS).await;
         until_as_before(&before).await;
         all_at_once(&server).await;

@@ -160,7 +160,7 @@ async fn commands_are_measured_by_outcome_also_those_whose_client_leaves() {
         let page = lab.metrics.text();
         assert!(page.contains(&count), "{count} in {page}");
     };
-    // Each is there from the begin.
+    // Each is there from the start.
     outcomes.iter().for_each(|outcome| measured(outcome, 0));
     lab.exec(&id, &["false"], 10).await.unwrap();
     lab.exec(&id, &["/bin/nope"], 10).await.unwrap_err();

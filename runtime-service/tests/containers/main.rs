@@ -11,7 +11,7 @@ mod attach;
 mod cdi;
 mod events;
 mod exec;
-mod exec_rest;
+mod exec_leftover;
 mod exec_streams;
 mod files;
 mod hooks;

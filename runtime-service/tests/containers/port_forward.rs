@@ -51,7 +51,7 @@ async fn a_connection_that_the_pod_resets_ends_alone_and_without_a_word() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let client = lab.forward(&pod).await;
-    // Every second time the server writes while the connection is reset, and may be the one that hears of it.
+    // Every second time the server writes while the connection is reset; the kernel may then report the reset to that write.
     for is_written in [false, true, false, true, false, true] {
         let mut connection = client.open(port).unwrap();
         connection.writer.write(b"hello").await.unwrap();

@@ -111,7 +111,7 @@ async fn a_refused_port_is_reported_on_its_error_channel_and_the_other_goes_on()
 async fn a_reset_port_is_reported_on_its_error_channel_and_the_other_goes_on() {
     let lab = lab!();
     let pod = lab.pod("ws-reset").await;
-    // The second time the server writes while the connection is reset, and may be the one that hears of it.
+    // The second time the server writes while the connection is reset; the kernel may then report the reset to that write.
     for is_written in [false, true] {
         let (echoing, server) = echo().await;
         let resetting = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -163,5 +163,37 @@ async fn a_port_that_ends_properly_is_no_error_and_the_other_goes_on() {
     drop(in_second);
     let end = tokio::time::timeout(Duration::from_secs(20), client.socket.next()).await;
     assert!(end.expect("the session ends with its last port").unwrap().unwrap().is_close());
+    lab.remove_pod(&pod).await;
+}
+
+/// The end of the client's own reading is not the end of the port.
+#[tokio::test]
+async fn what_a_client_sent_before_it_closed_comes_to_a_slow_port_complete() {
+    const LENGTH: usize = 8 << 20;
+    let lab = lab!();
+    let pod = lab.pod("ws-slow").await;
+    let listeners =
+        [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+    let ports = [0, 1].map(|at: usize| listeners[at].local_addr().unwrap().port());
+    let mut client = Client::connect(&lab, &pod, ports).await;
+    let (mut in_pod, _) = listeners[0].accept().await.unwrap();
+    let upload = async {
+        for _ in 0..LENGTH >> 16 {
+            client.send(0, &[7; 1 << 16]).await;
+        }
+        client.socket.close(None).await.unwrap();
+    };
+    let port = async {
+        // More than what the kernel holds for a port that does not read is still on its way then.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        in_pod.write_all(b"a").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let mut bytes = Vec::new();
+        in_pod.read_to_end(&mut bytes).await.unwrap();
+        bytes.len()
+    };
+    let both = async { tokio::join!(upload, port).1 };
+    let read = tokio::time::timeout(Duration::from_secs(20), both).await;
+    assert_eq!(read.expect("the upload ends"), LENGTH);
     lab.remove_pod(&pod).await;
 }

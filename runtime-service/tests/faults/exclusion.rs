@@ -192,7 +192,7 @@ async fn an_update_during_a_start_holds() {
     let pod = lab.pod("race").await;
     let mut config = shell("app", "sleep 1000");
     resources(&mut config).memory_limit_in_bytes = 64 << 20;
-    // A start takes some milliseconds: these updates come at its begin, in its middle and at its end.
+    // A start takes some milliseconds: these updates come at its start, in its middle and at its end.
     for delay in 0..8 {
         config.metadata.get_or_insert_default().attempt = delay;
         let id = lab.create(&pod, config.clone()).await.unwrap();

@@ -268,10 +268,11 @@ fn a_pod_is_not_held_for_ever_by_a_plugin_that_hangs_for_ever() {
         plugin(dir.path(), "second", &format!("[ $CNI_COMMAND != DEL ] || sleep 1000; {RESULT}"));
         let limit = Duration::from_secs(2);
         let config = NetworkConfig { cni_deadline: limit, ..scripted(dir.path()) };
-        let networks = Networks::open(&config).unwrap();
         let pod = Namespace::new();
+        // The short limit is for the detaches alone.
+        block_on(pod.attach(&Networks::open(&scripted(dir.path())).unwrap(), &[])).unwrap();
+        let networks = Networks::open(&config).unwrap();
         block_on(async {
-            pod.attach(&networks, &[]).await.unwrap();
             for _ in 0..2 {
                 let error = networks.detach(&pod.id).await.unwrap_err().to_string();
                 assert!(error.contains("\"second\" (DEL"), "{error}");
@@ -327,9 +328,16 @@ fn a_usable_network_stays_usable_while_the_plugins_of_a_changed_file_respond() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             assert!(networks.status().message.contains("agent is down"), "{:?}", networks.status());
+            plugin(dir.path(), "only", RESULT);
+            write_config(dir.path(), "10.conflist", &changed.replace("1400", "1350"));
+            let begun = Instant::now();
+            while !networks.status().ready {
+                assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", networks.status());
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             // Another network is not usable because the one before was, and unknown is not usable.
             plugin(dir.path(), "only", "[ $CNI_COMMAND != STATUS ] || sleep 1000");
-            write_config(dir.path(), "10.conflist", &changed.replace("1400", "1300"));
+            write_config(dir.path(), "10.conflist", &changed.replace("\"name\":\"one\"", "\"name\":\"two\""));
             let status = networks.status();
             assert!(!status.ready && status.message.contains("have not answered STATUS yet"), "{status:?}");
         });

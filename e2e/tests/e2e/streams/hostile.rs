@@ -129,7 +129,8 @@ async fn messages_for_channels_that_do_not_exist_reach_no_stream() -> Result<()>
     for protocol in ["v4.channel.k8s.io", "v5.channel.k8s.io"] {
         let url = exec_url(&mut lab, &id, "head -c 5; exit 2", PIPES).await?;
         let mut socket = Endpoint::from(&url).websocket(protocol)?;
-        // Of the server, of a terminal that there is not, of none, closes of none, and no channel at all.
+        // Channels of the server, the size of a terminal that there is not, unknown channels, closes of unknown
+        // channels, and a message without a channel.
         for message in
             [&b"\x01out"[..], b"\x02err", b"\x03{}", b"\x04{}", b"\x05", b"\x80x", b"\xff\x09", b"\xff", b""]
         {
@@ -266,7 +267,7 @@ async fn a_stream_with_a_number_that_it_may_not_have_is_reset_and_the_session_go
     let server = PodServer::start(&lab.machine, &pod, 8080, Service::Echo)?;
     let mut session = Session::open(&forward_url(&mut lab, &pod, 8080).await?, "portforward.k8s.io")?;
     let (first, second) = (connected(&mut session, "0")?, connected(&mut session, "1")?);
-    // Of the other side, of an open stream, of a stream that was reset, and one that was passed over.
+    // Stream numbers of the other side, of an open stream, of a reset stream, and one that was passed over.
     session.stream_with(999, &pair("error", "2"), true)?;
     for number in [100, first, first, 501] {
         session.stream_with(number, &pair("data", "2"), false)?;

@@ -27,7 +27,7 @@ fn drip(endpoint: Endpoint<'_>, request: &str) -> Result<Duration> {
     Ok(begun.elapsed())
 }
 
-/// Requests that are too long, and bytes that are none. The first three would be good without what is too long.
+/// Requests that are too long, and bytes that are not a request. The first three would be good without what is too long.
 fn bad_requests(good: &str) -> Vec<(&'static str, Vec<u8>)> {
     let (line, rest) = good.split_once(" HTTP/1.1\r\n").expect("a request");
     let long = "x".repeat(20 << 10);

@@ -4,13 +4,13 @@
 //!   server                                    monitor
 //!   pipes ── the process's ends ─────────────> exec ─> process, in an exec cgroup
 //!   Running: exit, or kill of the cgroup
-//!   Rest: what is left in the cgroup after the exit is killed, or stays
+//!   Leftover: what is left in the cgroup after the exit is killed, or stays
 //! ```
 
 mod cgroup;
 pub(crate) mod changes;
+pub(super) mod leftover;
 pub(super) mod pipe;
-pub(super) mod rest;
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -26,7 +26,7 @@ use oci_spec::runtime::{LinuxSeccomp, Process};
 
 use self::cgroup::{ExecGroup, Joinable};
 use self::changes::Changes;
-use self::rest::Rest;
+use self::leftover::Leftover;
 use super::container_spec;
 use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
@@ -285,14 +285,14 @@ async fn start(
 /// The end of a command.
 pub(super) struct Ended {
     pub(super) code: i32,
-    pub(super) rest: Rest,
+    pub(super) leftover: Leftover,
 }
 
 impl Running {
     /// Waits for the end without a limit. Processes that the command left behind stay alive.
     pub(super) async fn wait(&mut self) -> Result<i32, LinkError> {
-        let Ended { code, rest } = self.end().await?;
-        rest.stay();
+        let Ended { code, leftover } = self.end().await?;
+        leftover.stay();
         Ok(code)
     }
 
@@ -301,7 +301,7 @@ impl Running {
         let status = self.link.wait_exec(self.exec).await;
         let group = self.group.take();
         match status {
-            Ok(status) => Ok(Ended { code: status.code(), rest: Rest::new(group) }),
+            Ok(status) => Ok(Ended { code: status.code(), leftover: Leftover::new(group) }),
             Err(error) => {
                 group.into_iter().for_each(ExecGroup::give_up);
                 Err(error)

@@ -21,7 +21,7 @@ use crisp_sandbox::link::LinkError;
 use tokio::time::Instant;
 
 use self::output::Outputs;
-use super::exec::rest::Rest;
+use super::exec::leftover::Leftover;
 use super::exec::{self, Command, Ended, Running, Stdio, pipe};
 use crate::cause::{Cause, StageFailure};
 use crate::container::Container;
@@ -101,13 +101,13 @@ async fn output(
     deadline: Option<Instant>,
     output: impl Future<Output = (Vec<u8>, Vec<u8>)>,
 ) -> Result<Output, Cause> {
-    let Ended { code, rest } = end?;
-    let mut rest = Some(rest);
+    let Ended { code, leftover } = end?;
+    let mut leftover = Some(leftover);
     if deadline.is_none() {
-        rest.take().into_iter().for_each(Rest::stay);
+        leftover.take().into_iter().for_each(Leftover::stay);
     }
     let (stdout, stderr) = output.await;
-    drop(rest);
+    drop(leftover);
     Ok(Output { stdout, stderr, code })
 }
 

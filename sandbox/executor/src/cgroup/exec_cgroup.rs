@@ -72,9 +72,7 @@ impl OpenExecCgroup {
     /// # Errors
     /// [`CgroupError::Read`], also when it is gone.
     pub fn take_if_idle(&self) -> Result<Option<(ExecCgroup, JoinFds)>, CgroupError> {
-        // Opened anew: on v1 an open file goes on showing the list of its first reading.
-        let processes = self.dir.read_all(PROCESSES)?.ok_or_else(|| self.exec.gone())?;
-        if has_folders(&self.dir) || !processes.is_empty() {
+        if has_folders(&self.dir) || self.populated()?.ok_or_else(|| self.exec.gone())? {
             return Ok(None);
         }
         let duplicate = |errno| CgroupError::Read { file: self.exec.path.to_string(), errno };
@@ -86,19 +84,30 @@ impl OpenExecCgroup {
     /// # Errors
     /// [`CgroupError::Read`].
     pub fn is_populated(&self) -> Result<bool, CgroupError> {
+        // A removed cgroup has no processes.
+        Ok(self.populated()?.unwrap_or(false))
+    }
+
+    /// Whether there are processes in it or below; None when it is removed.
+    fn populated(&self) -> Result<Option<bool>, CgroupError> {
         if self.exec.host.v2.is_none() {
+            // Opened anew: on v1 an open file goes on showing the list of its first reading.
+            if self.dir.read_all(PROCESSES)?.is_none() {
+                return Ok(None);
+            }
             let mut pids = Vec::new();
             kill::collect_below(&self.dir, &mut pids)?;
-            return Ok(!pids.is_empty());
+            return Ok(Some(!pids.is_empty()));
         }
-        // One read of a file that stays open. It counts the processes below too.
+        // One read of a file that stays open.
         let mut buffer = [0; 256];
-        let events = match self.dir.read_opt("cgroup.events", &mut buffer) {
-            // A removed cgroup has no processes.
-            Err(CgroupError::Read { errno: Errno::NODEV, .. }) => return Ok(false),
-            events => events?.unwrap_or_default(),
-        };
-        Ok(keyed(events).any(|(key, number)| key == "populated" && number > 0))
+        match self.dir.read_opt("cgroup.events", &mut buffer) {
+            Err(CgroupError::Read { errno: Errno::NODEV, .. }) => Ok(None),
+            events => {
+                let events = events?;
+                Ok(events.map(|text| keyed(text).any(|(key, number)| key == "populated" && number > 0)))
+            }
+        }
     }
 
     /// As [`ExecCgroup::kill`], without a path to look up.

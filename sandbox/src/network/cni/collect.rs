@@ -84,7 +84,7 @@ impl Cni {
             config["cni.dev/attachments"] = Value::Array(valid.clone());
             let called = self.call_with(network, plugin, Verb::Gc, &[], &config).await;
             if let Err(error) = called {
-                tracing::warn!(%error, "a CNI plugin does not free what no pod uses");
+                tracing::warn!(%error, "GC of a CNI plugin failed");
                 failure = failure.and(Err(error));
             }
         }

@@ -15,7 +15,7 @@ use crate::network::cni::Detached;
 /// Time for the kernel and the disk, in addition to plugins.
 const MARGIN: Duration = Duration::from_secs(30);
 /// Longest wait of a request for a try of the server that is under way; the pod is then left to that try.
-const MOMENT: Duration = Duration::from_millis(300);
+const WAIT_FOR_RETRY: Duration = Duration::from_millis(300);
 
 impl Networks {
     /// Detaches the pod from its networks, only from the records; succeeds for a pod without one. If a CNI
@@ -109,7 +109,7 @@ impl Inner {
     async fn lock_for_detach(&self, pod: &PodId) -> Option<KeyedGuard> {
         let is_left_over = || self.cni.is_given_up(pod) && self.builtins.of_pod(pod).is_empty();
         if is_left_over() {
-            return self.locks.lock_within(pod.clone(), "detach", MOMENT).await.ok();
+            return self.locks.lock_within(pod.clone(), "detach", WAIT_FOR_RETRY).await.ok();
         }
         let lock = self.locks.lock(pod.clone(), "detach").await;
         (!is_left_over()).then_some(lock)

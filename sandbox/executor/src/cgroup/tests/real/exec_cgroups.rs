@@ -10,6 +10,23 @@ fn exec_folder(own: &Own, number: u32) -> Option<Dir> {
     exec_hierarchy(own).dir(&path).unwrap()
 }
 
+/// Waits for the end of a child that another thread kills; ends it itself, and fails, when that has given up.
+fn wait_or_kill(child: &mut Child, has_given_up: impl Fn() -> bool) {
+    // Asked before the child's end is looked for, which comes before the end of the other thread.
+    loop {
+        let late = has_given_up();
+        if child.try_wait().unwrap().is_some() {
+            return;
+        }
+        if late {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("it was not killed");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
 fn kill(exec: ExecCgroup) {
     exec.kill().unwrap().expect("it is there").remove().unwrap();
 }
@@ -22,7 +39,7 @@ fn an_exec_cgroup_ends_processes_that_left_their_session() {
     let mut child = Command::new("setsid").args(["sleep", "1000"]).spawn().unwrap();
     exec_folder(&own, 0).unwrap().write("cgroup.procs", &child.id().to_string()).unwrap();
     let killer = std::thread::spawn(move || kill(exec));
-    child.wait().unwrap();
+    wait_or_kill(&mut child, || killer.is_finished());
     killer.join().unwrap();
     assert!(exec_folder(&own, 0).is_none(), "a killed cgroup cannot be used again");
     own.cgroup.remove().unwrap();
@@ -38,12 +55,7 @@ fn an_exec_cgroup_ends_processes_in_cgroups_below_it() {
     let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
     folder.child(c"below").unwrap().write("cgroup.procs", &child.id().to_string()).unwrap();
     let killer = std::thread::spawn(move || kill(exec));
-    while child.try_wait().unwrap().is_none() {
-        if killer.is_finished() {
-            child.kill().unwrap();
-        }
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
+    wait_or_kill(&mut child, || killer.is_finished());
     killer.join().unwrap();
     assert!(exec_folder(&own, 0).is_none());
 }
@@ -151,7 +163,8 @@ fn an_exec_cgroup_is_killed_before_it_is_waited_for() {
     // The open file must show the change.
     assert!(kept.is_populated().unwrap());
     let (never_read, killed) = (open(), open().kill());
-    child.wait().unwrap();
+    let begun = std::time::Instant::now();
+    wait_or_kill(&mut child, || begun.elapsed() > std::time::Duration::from_secs(20));
     killed.remove().unwrap();
     assert!(exec_folder(&own, 0).is_none());
     for removed in [&kept, &never_read] {

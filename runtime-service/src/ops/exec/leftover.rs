@@ -4,9 +4,9 @@ use super::cgroup::ExecGroup;
 
 /// The processes that a command has left. Dropping it kills them; when they are gone, another command can use their
 /// cgroup. A server that crashes between the command's end and that leaves them alive.
-pub(in crate::ops) struct Rest(Option<ExecGroup>);
+pub(in crate::ops) struct Leftover(Option<ExecGroup>);
 
-impl Rest {
+impl Leftover {
     pub(super) fn new(group: Option<ExecGroup>) -> Self {
         Self(group)
     }
@@ -17,7 +17,7 @@ impl Rest {
     }
 }
 
-impl Drop for Rest {
+impl Drop for Leftover {
     fn drop(&mut self) {
         if let Some(group) = self.0.take().filter(ExecGroup::is_populated) {
             group.kill();
