@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
 use crisp_proto::runtime::v1::{
-    ContainerState, ContainerStatus, CreateContainerRequest, PodSandboxState, PodSandboxStatusRequest,
-    RemoveContainerRequest, StartContainerRequest,
+    Container as Listed, ContainerState, ContainerStatus, CreateContainerRequest, PodSandboxState,
+    PodSandboxStatusRequest, RemoveContainerRequest, StartContainerRequest,
 };
 use tonic::Request;
 
@@ -83,17 +83,8 @@ pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End
             *condition = super::context::Condition { restarts: attempt, ..Default::default() };
         });
         let (id, end) = match found.take() {
-            Some(there) if there.state() != ContainerState::ContainerCreated => {
-                let end = follow(context, member, &there.id, attempt, false).await?;
-                (Some(there.id), end)
-            }
-            there => {
-                // An earlier server ended between the creation and the start.
-                if let Some(there) = there {
-                    remove(context, name, there.id).await;
-                }
-                once(context, member, attempt, attempt > first).await?
-            }
+            Some(there) => follow_or_start(context, member, there, attempt).await?,
+            None => once(context, member, attempt, attempt > first).await?,
         };
         let is_done = !member.container.is_sidecar && end == End::Exited(0);
         context.conditions.change(name, |condition| {
@@ -119,17 +110,8 @@ pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End
             return Ok(End::Exited(if id.is_some() { code } else { last_code.unwrap_or(code) }));
         }
         last_code = Some(code);
-        let wait = back_off.wait(started.elapsed());
-        if !wait.is_zero() {
-            let seconds = wait.as_secs();
-            context.report.emit(format_args!("{name} is started again in {seconds} seconds"));
-        }
-        tokio::select! {
-            biased;
-            _ = member.stop.wait_for(StopRequest::is_any) => return Ok(End::Stopped),
-            // A client has started it: as with docker, its delays begin anew.
-            () = context.conditions.delay_ended(name) => back_off = BackOff::default(),
-            () = tokio::time::sleep(wait) => {}
+        if delay(context, member, &mut back_off, started.elapsed()).await == Delay::Stopped {
+            return Ok(End::Stopped);
         }
         if code != 0 {
             context.count_failure().await;
@@ -140,6 +122,45 @@ pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End
         }
     }
     bail!("{name} was started more often than can be counted")
+}
+
+/// The first round after a start of the server.
+async fn follow_or_start(
+    context: &Context,
+    member: &PodContainer,
+    found: Listed,
+    attempt: u32,
+) -> anyhow::Result<(Option<String>, End)> {
+    if found.state() != ContainerState::ContainerCreated {
+        let end = follow(context, member, &found.id, attempt, false).await?;
+        return Ok((Some(found.id), end));
+    }
+    // An earlier server ended between the creation and the start.
+    remove(context, &member.container.name, found.id).await;
+    once(context, member, attempt, false).await
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delay {
+    Over,
+    Stopped,
+}
+
+/// Waits before the next start, longer each time.
+async fn delay(context: &Context, member: &PodContainer, back_off: &mut BackOff, ran: Duration) -> Delay {
+    let (name, wait) = (&member.container.name, back_off.wait(ran));
+    if !wait.is_zero() {
+        let seconds = wait.as_secs();
+        context.report.emit(format_args!("{name} is started again in {seconds} seconds"));
+    }
+    tokio::select! {
+        biased;
+        _ = member.stop.wait_for(StopRequest::is_any) => return Delay::Stopped,
+        // A client has started it: as with docker, its delays begin anew.
+        () = context.conditions.delay_ended(name) => *back_off = BackOff::default(),
+        () = tokio::time::sleep(wait) => {}
+    }
+    Delay::Over
 }
 
 /// Removes a container that has ended. If that fails, it is removed with its pod.

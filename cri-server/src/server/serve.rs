@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use crisp_metrics::trace::{TraceConfig, Tracing};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
 use super::log_service::LogService;
@@ -66,12 +67,7 @@ async fn serve(settings: &Settings, reload: Reload, log: LogService) -> anyhow::
         _ = interrupt.recv() => return stopped_early("SIGINT"),
     };
     let supervisor = Supervisor::open(Arc::clone(&server), &settings.root.value);
-    let listener = socket::listen(&settings.listen.value)?;
-    let folders = [&*settings.state.value, &*settings.root.value];
-    match &settings.listen_group.value {
-        Some(group) => SocketGroup::find(group)?.admit(settings.listen.value.path(), &folders)?,
-        None => folders.iter().try_for_each(|folder| folder::close_to_groups(folder))?,
-    }
+    let listener = listen(settings)?;
     let bound = socket::Bound::at(settings.listen.value.path());
     let metrics = match settings.metrics_listen.value {
         Some(address) => Some(server.metrics.serve(address, metrics_access(settings).await?).await?),
@@ -94,16 +90,10 @@ async fn serve(settings: &Settings, reload: Reload, log: LogService) -> anyhow::
     tokio::spawn(notify::keep_watchdog_calm());
     crisp_executor::give_program_pages_back();
     tokio::spawn(memory::give_back());
-    let stop = async {
-        tokio::select! {
-            _ = terminate.recv() => info!("stopping on SIGTERM; the pods run on"),
-            _ = interrupt.recv() => info!("stopping on SIGINT; the pods run on"),
-        }
-    };
     let (pods, runtime) = (server.pods.clone(), server.runtime.clone());
     let images = server.images.clone();
     let stop = async move {
-        stop.await;
+        stop_signal(terminate, interrupt).await;
         // Clients get their responses before the connections close.
         images.shut_down(PULLS_END).await;
     };
@@ -118,6 +108,24 @@ async fn serve(settings: &Settings, reload: Reload, log: LogService) -> anyhow::
     // The server no longer listens: a client should get "no such file", not "refused".
     bound.remove();
     result
+}
+
+/// The socket, open to the group of the settings, if there is one.
+fn listen(settings: &Settings) -> anyhow::Result<UnixListener> {
+    let listener = socket::listen(&settings.listen.value)?;
+    let folders = [&*settings.state.value, &*settings.root.value];
+    match &settings.listen_group.value {
+        Some(group) => SocketGroup::find(group)?.admit(settings.listen.value.path(), &folders)?,
+        None => folders.iter().try_for_each(|folder| folder::close_to_groups(folder))?,
+    }
+    Ok(listener)
+}
+
+async fn stop_signal(mut terminate: Signal, mut interrupt: Signal) {
+    tokio::select! {
+        _ = terminate.recv() => info!("stopping on SIGTERM; the pods run on"),
+        _ = interrupt.recv() => info!("stopping on SIGINT; the pods run on"),
+    }
 }
 
 /// Before the first request. What the server found at its start belongs to no request.

@@ -59,45 +59,25 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
-#[cfg(feature = "server")]
 mod cancel;
 pub mod clock;
-#[cfg(feature = "server")]
 mod duration;
-#[cfg(feature = "server")]
 mod failure;
-#[cfg(feature = "server")]
 pub mod fault;
-#[cfg(feature = "server")]
 mod flight;
-#[cfg(feature = "server")]
 mod lock;
-#[cfg(feature = "server")]
 mod operation;
-#[cfg(feature = "server")]
 pub mod record;
-#[cfg(feature = "server")]
 mod status;
-#[cfg(feature = "server")]
 pub mod tree;
-#[cfg(feature = "server")]
 mod undo;
-#[cfg(feature = "server")]
 mod waits;
 
-#[cfg(feature = "server")]
 pub use cancel::{Cancel, Interrupted};
-#[cfg(feature = "server")]
 pub use duration::parse_duration;
-#[cfg(feature = "server")]
 pub use failure::{Failure, StageFailure};
-#[cfg(feature = "server")]
 pub use flight::{Flight, SingleFlight, detached};
-#[cfg(feature = "server")]
 pub use lock::{Busy, KeyedGuard, KeyedLocks};
-#[cfg(feature = "server")]
 pub use operation::{Operation, Stage, Steps};
-#[cfg(feature = "server")]
 pub use status::{StatusCell, StatusError};
-#[cfg(feature = "server")]
 pub use waits::{of_this_operation, waits_for};

@@ -1,4 +1,4 @@
-//! The time, and its form in log lines.
+//! The time, and its form in log lines. The server's clock is in a crate that is too large for a monitor.
 
 use rustix::time::{ClockId, clock_gettime};
 

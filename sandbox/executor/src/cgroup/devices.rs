@@ -27,13 +27,6 @@ pub const HARMLESS_DEVICES: [(u32, Option<u32>); 9] = [
 ];
 
 impl DeviceRule {
-    /// The devices that every container may use: those in /dev without hardware. Nodes of other devices can
-    /// be made, but not opened.
-    #[must_use]
-    pub fn container_defaults() -> Vec<Self> {
-        [vec![Self::DENY_ALL], Self::harmless()].concat()
-    }
-
     /// The devices that every container may use: [`HARMLESS_DEVICES`]. Nodes of other devices can be made, but not opened.
     #[must_use]
     pub fn harmless() -> Vec<Self> {

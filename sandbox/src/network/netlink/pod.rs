@@ -48,18 +48,10 @@ impl PodNetlink {
         Self(Arc::new(Mutex::new(Socket::from_fd(socket))))
     }
 
-    /// The counters of the pod's interface `name`, `None` when it has no such interface.
-    ///
-    /// # Errors
-    /// The kernel refuses, or the socket is not a route socket.
-    pub fn interface_counters(&self, name: &str) -> Result<Option<InterfaceCounters>, NetlinkError> {
-        Ok(self.with(|socket| link_by_name(socket, name))?.map(|link| link.counters))
-    }
-
     /// Name and counters of every interface in the pod but the loopback one.
     ///
     /// # Errors
-    /// As [`Self::interface_counters`].
+    /// The kernel refuses, or the socket is not a route socket.
     pub fn all_counters(&self) -> Result<Vec<(String, InterfaceCounters)>, NetlinkError> {
         self.with(all_counters)
     }
@@ -67,7 +59,7 @@ impl PodNetlink {
     /// Sets the loopback interface up, which is down in a new namespace.
     ///
     /// # Errors
-    /// As [`Self::interface_counters`].
+    /// As [`Self::all_counters`].
     pub fn loopback_up(&self) -> Result<(), NetlinkError> {
         let mut messages = Messages::new();
         up(&mut messages, "set lo up", "lo");

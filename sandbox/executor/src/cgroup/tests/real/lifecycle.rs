@@ -54,7 +54,7 @@ fn a_hundred_containers_in_a_row_leave_no_cgroup() {
         memory: Memory { limit: Some(64 << 20), swap: Some(64 << 20), ..Memory::default() },
         cpu: Cpu { shares: Some(512), quota: Some(50_000), period: Some(100_000), ..Cpu::default() },
         pids: Some(100),
-        devices: Some(DeviceRule::container_defaults()),
+        devices: Some(harmless_devices()),
         ..Resources::default()
     };
     for i in 0..100 {

@@ -12,6 +12,11 @@ mod lifecycle;
 mod limits;
 mod stats_reader;
 
+/// Rules that allow nothing else than what every container may use.
+fn harmless_devices() -> Vec<DeviceRule> {
+    [vec![DeviceRule::DENY_ALL], DeviceRule::harmless()].concat()
+}
+
 /// A cgroup of this test alone; ended and removed with it.
 struct Own {
     cgroups: Cgroups,
