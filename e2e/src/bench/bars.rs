@@ -10,11 +10,13 @@ enum Bound {
 }
 
 /// Names of rows, as the series set them, with the bounds of their medians.
-const BARS: [(&str, Bound); 13] = [
+const BARS: [(&str, Bound); 15] = [
     ("up, pod network, apart", Bound::AtMost(9.0)),
     ("up, host network, apart", Bound::AtMost(6.0)),
     ("down, pod network, apart", Bound::AtMost(7.0)),
     ("ExecSync true, apart", Bound::AtMost(2.0)),
+    ("ListContainerStats, pods standing, at once", Bound::AtMost(1.5)),
+    ("ListPodSandboxStats, pods standing, at once", Bound::AtMost(2.0)),
     ("full cycles, 8 workers", Bound::AtLeast(120.0)),
     ("CPU per cycle, 1 worker", Bound::AtMost(12.0)),
     ("CPU per cycle, 8 workers", Bound::AtMost(12.0)),
