@@ -2,6 +2,7 @@
 
 mod broken;
 mod deaths;
+mod grace;
 mod held;
 mod hostile;
 mod listener;
