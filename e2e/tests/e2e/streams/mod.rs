@@ -1,5 +1,6 @@
 //! Commands with streams, and the listener that serves them.
 
+mod attach;
 mod broken;
 mod deaths;
 mod grace;
