@@ -101,7 +101,9 @@ impl<'a> Endpoint<'a> {
         link.write_all(request.as_bytes())?;
         link.flush()?;
         let head = head(&mut *link)?;
-        if head.starts_with("HTTP/1.1 101") && head.contains(protocol) {
+        // Not in a list of all protocols, and not as the end of another's name.
+        let is_granted = |line: &str| line.split_once(": ").is_some_and(|(_, value)| value == protocol);
+        if head.starts_with("HTTP/1.1 101") && head.lines().any(is_granted) {
             return Ok(link);
         }
         Err(format!("{}: {head}", self.url).into())

@@ -2,6 +2,7 @@
 
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
+use super::message::Encoding;
 use crate::Result;
 use crate::link::{Endpoint, Link, Tunnel, websocket_until_closed};
 use crate::spdy::{Event, Session};
@@ -9,6 +10,7 @@ use crate::spdy::{Event, Session};
 const SPDY: &str = "portforward.k8s.io";
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 const WEBSOCKET: &str = "v4.channel.k8s.io";
+const BASE64: &str = "v4.base64.channel.k8s.io";
 
 /// A protocol of port-forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub enum ForwardProtocol {
     Tunnel,
     /// Its ports are those of the request for the URL. Without half closes.
     WebSocketV4,
+    /// The same in text.
+    Base64V4,
 }
 
 /// A session with one connection to a port of a pod.
@@ -34,33 +38,34 @@ pub struct Forward {
 
 enum Wire {
     Spdy { session: Box<Session>, data: u32, error: u32 },
-    WebSocket(Box<WebSocket<Box<dyn Link>>>),
+    WebSocket(Box<WebSocket<Box<dyn Link>>>, Encoding),
 }
 
 impl Wire {
+    /// Opens a connection to this port.
+    fn spdy(mut session: Session, port: u16) -> Result<Self> {
+        let port = port.to_string();
+        let headers = |kind| [("streamtype", kind), ("port", port.as_str()), ("requestid", "0")];
+        let error = session.stream(&headers("error"), true)?;
+        let data = session.stream(&headers("data"), false)?;
+        Ok(Self::Spdy { session: Box::new(session), data, error })
+    }
+
     /// The bytes of a stream without the port number, with which each begins in a WebSocket.
     fn content<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         match self {
             Self::Spdy { .. } => bytes,
-            Self::WebSocket(_) => bytes.get(2..).unwrap_or_default(),
+            Self::WebSocket(..) => bytes.get(2..).unwrap_or_default(),
         }
     }
 }
 
 impl ForwardProtocol {
-    pub const ALL: [Self; 3] = [Self::Spdy, Self::Tunnel, Self::WebSocketV4];
+    pub const ALL: [Self; 4] = [Self::Spdy, Self::Tunnel, Self::WebSocketV4, Self::Base64V4];
 
     #[must_use]
     pub fn has_half_close(self) -> bool {
-        self != Self::WebSocketV4
-    }
-
-    /// Connects to the URL of a port-forward and opens a session over SPDY.
-    fn spdy(self, endpoint: Endpoint<'_>) -> Result<Session> {
-        match self {
-            Self::Tunnel => Ok(Session::over(Box::new(Tunnel::new(endpoint.websocket(TUNNEL)?)))),
-            Self::Spdy | Self::WebSocketV4 => Session::open(endpoint, SPDY),
-        }
+        matches!(self, Self::Spdy | Self::Tunnel)
     }
 }
 
@@ -71,15 +76,18 @@ impl Forward {
     /// The server's refusal.
     pub fn open<'a>(endpoint: impl Into<Endpoint<'a>>, protocol: ForwardProtocol, port: u16) -> Result<Self> {
         let endpoint = endpoint.into();
-        let wire = if protocol == ForwardProtocol::WebSocketV4 {
-            Wire::WebSocket(Box::new(endpoint.websocket(WEBSOCKET)?))
-        } else {
-            let mut session = protocol.spdy(endpoint)?;
-            let port = port.to_string();
-            let headers = |kind| [("streamtype", kind), ("port", port.as_str()), ("requestid", "0")];
-            let error = session.stream(&headers("error"), true)?;
-            let data = session.stream(&headers("data"), false)?;
-            Wire::Spdy { session: Box::new(session), data, error }
+        let wire = match protocol {
+            ForwardProtocol::Spdy => Wire::spdy(Session::open(endpoint, SPDY)?, port)?,
+            ForwardProtocol::Tunnel => {
+                let tunnel = Tunnel::new(endpoint.websocket(TUNNEL)?);
+                Wire::spdy(Session::over(Box::new(tunnel)), port)?
+            }
+            ForwardProtocol::WebSocketV4 => {
+                Wire::WebSocket(Box::new(endpoint.websocket(WEBSOCKET)?), Encoding::Binary)
+            }
+            ForwardProtocol::Base64V4 => {
+                Wire::WebSocket(Box::new(endpoint.websocket(BASE64)?), Encoding::Base64)
+            }
         };
         let (data, error) = (Vec::new(), Vec::new());
         Ok(Self { wire, data, error, is_over: false, data_ended: false, error_ended: false })
@@ -90,7 +98,7 @@ impl Forward {
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         match &mut self.wire {
             Wire::Spdy { session, data, .. } => session.write(*data, bytes),
-            Wire::WebSocket(socket) => Ok(socket.send(Message::binary([b"\0", bytes].concat()))?),
+            Wire::WebSocket(socket, encoding) => Ok(socket.send(encoding.message(0, bytes))?),
         }
     }
 
@@ -101,7 +109,7 @@ impl Forward {
     pub fn send_raw(&mut self, bytes: &[u8]) -> Result<()> {
         match &mut self.wire {
             Wire::Spdy { session, .. } => session.send(bytes),
-            Wire::WebSocket(socket) => Ok(socket.get_mut().write_all(bytes)?),
+            Wire::WebSocket(socket, _) => Ok(socket.get_mut().write_all(bytes)?),
         }
     }
 
@@ -112,7 +120,7 @@ impl Forward {
     pub fn close(&mut self) -> Result<()> {
         match &mut self.wire {
             Wire::Spdy { session, data, .. } => session.close(*data),
-            Wire::WebSocket(_) => Err("this protocol has no half closes".into()),
+            Wire::WebSocket(..) => Err("this protocol has no half closes".into()),
         }
     }
 
@@ -162,7 +170,7 @@ impl Forward {
     pub fn until_closed(&mut self) -> Result<()> {
         match &mut self.wire {
             Wire::Spdy { session, .. } => session.until_closed(),
-            Wire::WebSocket(socket) => websocket_until_closed(socket),
+            Wire::WebSocket(socket, _) => websocket_until_closed(socket),
         }
     }
 
@@ -182,10 +190,10 @@ impl Forward {
                 }
                 Event::Closed => self.is_over = true,
             },
-            Wire::WebSocket(socket) => match socket.read() {
-                Ok(Message::Binary(bytes)) => match bytes.split_first() {
-                    Some((0, bytes)) => self.data.extend_from_slice(bytes),
-                    Some((1, bytes)) => self.error.extend_from_slice(bytes),
+            Wire::WebSocket(socket, encoding) => match socket.read() {
+                Ok(message @ (Message::Binary(_) | Message::Text(_))) => match encoding.read(&message)? {
+                    (0, bytes) => self.data.extend_from_slice(&bytes),
+                    (1, bytes) => self.error.extend_from_slice(&bytes),
                     _ => return Err("data of an unknown channel".into()),
                 },
                 Ok(Message::Close(_)) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => {

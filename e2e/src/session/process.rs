@@ -3,18 +3,11 @@
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
+use super::message::Encoding;
+use super::protocol::{Framing, Protocol};
 use crate::Result;
 use crate::link::{Endpoint, Link, websocket_until_closed};
 use crate::spdy::{Event, Session};
-
-/// A protocol of exec and attach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    Spdy,
-    /// Without half closes.
-    WebSocketV4,
-    WebSocketV5,
-}
 
 /// A stream of a session, with the number that it has in a WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +29,7 @@ pub struct Streams {
 
 /// A session with a process.
 pub struct Process {
+    protocol: Protocol,
     wire: Wire,
     heard: [Vec<u8>; 5],
     is_over: bool,
@@ -44,25 +38,7 @@ pub struct Process {
 enum Wire {
     /// The ids of the streams, by channel.
     Spdy(Box<Session>, [Option<u32>; 5]),
-    WebSocket(Box<WebSocket<Box<dyn Link>>>),
-}
-
-impl Protocol {
-    pub const ALL: [Self; 3] = [Self::Spdy, Self::WebSocketV4, Self::WebSocketV5];
-
-    /// Its name in requests.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Spdy | Self::WebSocketV4 => "v4.channel.k8s.io",
-            Self::WebSocketV5 => "v5.channel.k8s.io",
-        }
-    }
-
-    #[must_use]
-    pub fn has_half_close(self) -> bool {
-        self != Self::WebSocketV4
-    }
+    WebSocket(Box<WebSocket<Box<dyn Link>>>, Encoding),
 }
 
 impl Channel {
@@ -78,17 +54,23 @@ impl Channel {
         }
     }
 
-    fn is_wanted(self, streams: Streams) -> bool {
+    fn is_wanted(self, streams: Streams, protocol: Protocol) -> bool {
         match self {
             Self::Stdin => streams.stdin,
             Self::Stdout | Self::Error => true,
             Self::Stderr => !streams.tty,
-            Self::Resize => streams.tty,
+            Self::Resize => streams.tty && protocol.has_sizes(),
         }
     }
 
     fn is_sent(self) -> bool {
         matches!(self, Self::Stdin | Self::Resize)
+    }
+}
+
+impl Wire {
+    fn websocket(endpoint: Endpoint<'_>, protocol: Protocol, encoding: Encoding) -> Result<Self> {
+        Ok(Self::WebSocket(Box::new(endpoint.websocket(protocol.name())?), encoding))
     }
 }
 
@@ -99,21 +81,21 @@ impl Process {
     /// The server's refusal.
     pub fn open<'a>(endpoint: impl Into<Endpoint<'a>>, protocol: Protocol, streams: Streams) -> Result<Self> {
         let endpoint = endpoint.into();
-        let wire = match protocol {
-            Protocol::Spdy => {
+        let wire = match protocol.framing() {
+            Framing::Spdy => {
                 let mut session = Session::open(endpoint, protocol.name())?;
                 let mut ids = [None; 5];
-                for channel in Channel::ALL.into_iter().filter(|channel| channel.is_wanted(streams)) {
+                for channel in Channel::ALL.into_iter().filter(|channel| channel.is_wanted(streams, protocol))
+                {
                     let id = session.stream(&[("streamtype", channel.name())], !channel.is_sent())?;
                     ids[channel as usize] = Some(id);
                 }
                 Wire::Spdy(Box::new(session), ids)
             }
-            Protocol::WebSocketV4 | Protocol::WebSocketV5 => {
-                Wire::WebSocket(Box::new(endpoint.websocket(protocol.name())?))
-            }
+            Framing::WebSocket => Wire::websocket(endpoint, protocol, Encoding::Binary)?,
+            Framing::Base64 => Wire::websocket(endpoint, protocol, Encoding::Base64)?,
         };
-        Ok(Self { wire, heard: Default::default(), is_over: false })
+        Ok(Self { protocol, wire, heard: Default::default(), is_over: false })
     }
 
     /// # Errors
@@ -121,7 +103,7 @@ impl Process {
     pub fn send(&mut self, channel: Channel, data: &[u8]) -> Result<()> {
         match &mut self.wire {
             Wire::Spdy(session, ids) => session.write(ids[channel as usize].ok_or("no such stream")?, data),
-            Wire::WebSocket(socket) => Ok(socket.send(Message::binary([&[channel as u8], data].concat()))?),
+            Wire::WebSocket(socket, encoding) => Ok(socket.send(encoding.message(channel as u8, data))?),
         }
     }
 
@@ -132,7 +114,7 @@ impl Process {
     pub fn send_raw(&mut self, bytes: &[u8]) -> Result<()> {
         match &mut self.wire {
             Wire::Spdy(session, _) => session.send(bytes),
-            Wire::WebSocket(socket) => Ok(socket.get_mut().write_all(bytes)?),
+            Wire::WebSocket(socket, _) => Ok(socket.get_mut().write_all(bytes)?),
         }
     }
 
@@ -152,7 +134,7 @@ impl Process {
     pub fn close_stdin(&mut self) -> Result<()> {
         match &mut self.wire {
             Wire::Spdy(session, ids) => session.close(ids[Channel::Stdin as usize].ok_or("no such stream")?),
-            Wire::WebSocket(socket) => Ok(socket.send(Message::binary(vec![255, Channel::Stdin as u8]))?),
+            Wire::WebSocket(socket, _) => Ok(socket.send(Message::binary(vec![255, Channel::Stdin as u8]))?),
         }
     }
 
@@ -191,15 +173,7 @@ impl Process {
             self.receive()?;
         }
         let text = self.text(Channel::Error);
-        let status: Value = serde_json::from_str(&text).map_err(|error| format!("{error}: {text:?}"))?;
-        if status["status"] == "Success" {
-            return Ok(0);
-        }
-        let cause = &status["details"]["causes"][0];
-        if cause["reason"] != "ExitCode" {
-            return Err(format!("no exit code: {status}").into());
-        }
-        Ok(cause["message"].as_str().unwrap_or_default().parse()?)
+        if self.protocol.has_status() { code_of_status(&text) } else { code_of_sentence(&text) }
     }
 
     /// Waits until the server has closed the connection, or reset it.
@@ -209,7 +183,7 @@ impl Process {
     pub fn until_closed(&mut self) -> Result<()> {
         match &mut self.wire {
             Wire::Spdy(session, _) => session.until_closed(),
-            Wire::WebSocket(socket) => websocket_until_closed(socket),
+            Wire::WebSocket(socket, _) => websocket_until_closed(socket),
         }
     }
 
@@ -230,11 +204,11 @@ impl Process {
                     Event::Closed => self.is_over = true,
                 }
             }
-            Wire::WebSocket(socket) => match socket.read() {
-                Ok(Message::Binary(bytes)) => {
-                    let (channel, data) = bytes.split_first().ok_or("a message without a channel")?;
-                    let heard = self.heard.get_mut(usize::from(*channel)).ok_or("an unknown channel")?;
-                    heard.extend_from_slice(data);
+            Wire::WebSocket(socket, encoding) => match socket.read() {
+                Ok(message @ (Message::Binary(_) | Message::Text(_))) => {
+                    let (channel, data) = encoding.read(&message)?;
+                    let heard = self.heard.get_mut(usize::from(channel)).ok_or("an unknown channel")?;
+                    heard.extend_from_slice(&data);
                 }
                 Ok(Message::Close(_)) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => {
                     self.is_over = true;
@@ -245,4 +219,26 @@ impl Process {
         }
         Ok(())
     }
+}
+
+/// Reads the exit code from a status in JSON.
+fn code_of_status(text: &str) -> Result<i32> {
+    let status: Value = serde_json::from_str(text).map_err(|error| format!("{error}: {text:?}"))?;
+    if status["status"] == "Success" {
+        return Ok(0);
+    }
+    let cause = &status["details"]["causes"][0];
+    if cause["reason"] != "ExitCode" {
+        return Err(format!("no exit code: {status}").into());
+    }
+    Ok(cause["message"].as_str().unwrap_or_default().parse()?)
+}
+
+/// Reads the exit code from the sentence of the protocols before v4: a client prints it as it is.
+fn code_of_sentence(text: &str) -> Result<i32> {
+    if text.is_empty() {
+        return Ok(0);
+    }
+    let code = text.strip_prefix("command terminated with exit code ");
+    Ok(code.ok_or_else(|| format!("no exit code: {text:?}"))?.parse()?)
 }

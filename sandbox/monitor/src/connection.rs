@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crisp_monitor::wire::{Header, Packet, ReceiveError, packet};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 
@@ -36,6 +37,13 @@ impl Connection {
 
     pub(crate) fn backed_up(&self) -> bool {
         !self.queue.is_empty()
+    }
+
+    /// Whether the client is gone. Requests that it has sent before may be unread.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        let mut socket = [PollFd::new(&self.socket, PollFlags::empty())];
+        let polled = poll(&mut socket, Some(&Timespec::default()));
+        polled.is_ok() && socket[0].revents().intersects(PollFlags::HUP)
     }
 
     /// The next request, if there is one.

@@ -1,10 +1,13 @@
 //! An additional process in a container. It belongs to the connection that requested it.
 //!
 //! ```text
-//!  runs --connection over--> SIGHUP --grace--> all in its cgroup are killed
-//!    |                          |                  ^
-//!    +--ended--> gone           +--ended--> Orphans+   its remaining processes have the same time
+//!  runs --connection over, or server--> SIGHUP --connection over--> grace --> all in its cgroup are killed
+//!    |                                    |                          |         ^
+//!    +--ended--> gone                     +--ended--> Orphans ───────+─────────+   they have the same time
 //! ```
+//!
+//! While its connection lasts, a server that has sent SIGHUP also ends what is left after it. Such a server may be
+//! killed meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -68,10 +71,14 @@ impl Response {
     }
 }
 
-/// The processes of execs whose connection has ended.
+/// The processes that an exec has left in its cgroup, when it has ended after its SIGHUP.
 pub(crate) struct Orphans {
-    pub(crate) cgroup: OwnedFd,
-    pub(crate) kill_at: Instant,
+    pub(crate) exec: u64,
+    pub(crate) connection: Key,
+    grace: Duration,
+    cgroup: OwnedFd,
+    /// None while the connection lasts.
+    pub(crate) kill_at: Option<Instant>,
 }
 
 impl Exec {
@@ -104,13 +111,30 @@ impl Exec {
         self.cgroup.iter().for_each(kill_cgroup);
     }
 
+    /// Handles its server's request to kill it: after SIGHUP it is the end of all processes that it started.
+    pub(crate) fn kill_as_requested(&mut self) {
+        self.kill();
+        if self.is_hung_up {
+            // Without its cgroup it leaves no orphans, which would be kept to the end of the connection.
+            self.cgroup.take().iter().for_each(kill_cgroup);
+        }
+    }
+
     /// Handles its end.
     pub(crate) fn orphans(self) -> Option<Orphans> {
-        Some(Orphans { cgroup: self.cgroup?, kill_at: self.kill_at? })
+        let Self { id: exec, connection, grace, kill_at, is_hung_up, cgroup, .. } = self;
+        let is_leaving = is_hung_up || kill_at.is_some();
+        let cgroup = cgroup.filter(|_| is_leaving)?;
+        Some(Orphans { exec, connection, grace, cgroup, kill_at })
     }
 }
 
 impl Orphans {
+    /// Handles the end of the connection.
+    pub(crate) fn hang_up(&mut self, now: Instant) {
+        self.kill_at.get_or_insert(now + self.grace);
+    }
+
     pub(crate) fn kill(self) {
         kill_cgroup(&self.cgroup);
     }

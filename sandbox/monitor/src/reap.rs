@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitOptions, WaitStatus, wait};
 
 use crate::clock;
+use crate::connection::Connection;
 use crate::container::{Container, Phase};
 use crate::exec::Exec;
 use crate::launch::Launched;
@@ -68,13 +69,17 @@ impl Monitor {
     fn exec_ended(&mut self, key: Key, status: ExitStatus) {
         self.launch_progress(key);
         let late = self.execs.get_mut(&key).and_then(|exec| exec.response.take_late());
-        let Some(exec) = self.execs.remove(&key) else { return };
+        let Some(mut exec) = self.execs.remove(&key) else { return };
         if let Some(launch) = exec.launch {
             launch.stop_polling(&self.poller);
             return self.refuse(launch.requester, Failure::Stage(launch.failed.unwrap_or_else(killed)));
         }
         let (connection, finished_at_ns) = (exec.connection, clock::now_ns());
         let (id, container) = (exec.id, exec.container.clone());
+        // The end of a server hangs up terminals: it may have ended their programs before its connection is seen to end.
+        if !exec.grace.is_zero() && self.connections.get(&connection).is_some_and(Connection::is_hung_up) {
+            exec.kill_at = Some(Instant::now() + exec.grace);
+        }
         // Closed before the event: a client that receives it finds nothing of the exec left here.
         self.orphans.extend(exec.orphans());
         if let Some((to, started)) = late {

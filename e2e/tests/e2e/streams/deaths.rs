@@ -36,7 +36,7 @@ struct Subjects {
 impl Kind {
     fn all() -> Vec<Self> {
         let mut all = Vec::new();
-        for protocol in Protocol::ALL {
+        for protocol in Protocol::USUAL {
             all.extend([Self::Exec(protocol, PIPES), Self::Exec(protocol, TERMINAL), Self::Attach(protocol)]);
         }
         all.extend(ForwardProtocol::ALL.map(Self::Forward));

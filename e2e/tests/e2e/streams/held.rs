@@ -35,7 +35,7 @@ impl Held {
 
     /// The descriptors after a session of each protocol, once their number no longer changes.
     pub async fn warmed_up(lab: &mut Lab, pod: &str, id: &str) -> Result<Self> {
-        for protocol in Protocol::ALL {
+        for protocol in Protocol::USUAL {
             is_alive(lab, id, protocol, "before").await?;
         }
         let begun = Instant::now();

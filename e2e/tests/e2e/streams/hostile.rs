@@ -162,7 +162,7 @@ async fn a_broken_spdy_session_ends_with_its_process_and_no_other() -> Result<()
     for (number, (what, bytes)) in broken_spdy()?.into_iter().enumerate() {
         let sleep = unique(200 + number);
         let line = format!("echo up; exec sleep {sleep}");
-        let mut process = exec(&mut lab, &id, &line, Protocol::Spdy, PIPES).await?;
+        let mut process = exec(&mut lab, &id, &line, Protocol::SpdyV4, PIPES).await?;
         process.until(|process| process.text(Channel::Stdout) == "up\n")?;
         runs(&sleep).await;
         let begun = Instant::now();
@@ -171,7 +171,7 @@ async fn a_broken_spdy_session_ends_with_its_process_and_no_other() -> Result<()
         assert!(begun.elapsed() < SOON, "{what}: closed after {:?}", begun.elapsed());
         assert!(process.exit_code().is_err(), "{what}: a broken session has an exit code");
         is_gone(&sleep, what).await;
-        is_alive(&mut lab, &id, Protocol::Spdy, what).await?;
+        is_alive(&mut lab, &id, Protocol::SpdyV4, what).await?;
     }
     before.again(&lab).await?;
     lab.close().await
@@ -192,7 +192,7 @@ async fn a_broken_session_that_forwards_ports_ends_with_its_connections() -> Res
     witness.until(|witness| witness.data() == b"first")?;
     for protocol in ForwardProtocol::ALL {
         let cases = match protocol {
-            ForwardProtocol::WebSocketV4 => broken_frames(),
+            ForwardProtocol::WebSocketV4 | ForwardProtocol::Base64V4 => broken_frames(),
             ForwardProtocol::Spdy | ForwardProtocol::Tunnel => broken_spdy()?,
         };
         for (what, bytes) in cases {

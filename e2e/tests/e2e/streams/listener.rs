@@ -67,7 +67,7 @@ async fn a_listener_takes_no_endless_head_and_serves_others_meanwhile() -> Resul
     println!("a head that drips: closed after {passed:?}");
     assert!((Duration::from_secs(4)..Duration::from_secs(15)).contains(&passed), "{passed:?}");
     // None of it has used the URL up.
-    let mut process = Process::open(&url, Protocol::Spdy, PIPES)?;
+    let mut process = Process::open(&url, Protocol::SpdyV4, PIPES)?;
     assert_eq!(process.exit_code()?, 0);
     drop(process);
     before.again(&lab).await?;

@@ -1,7 +1,9 @@
 //! Commands with streams, and the listener that serves them.
 
+mod attach;
 mod broken;
 mod deaths;
+mod grace;
 mod held;
 mod hostile;
 mod listener;

@@ -94,16 +94,17 @@ async fn exec_is_the_same_over_every_protocol() -> Result<()> {
     lab.close().await
 }
 
-/// Changes the size of a terminal, whose program prints `size ROWS COLUMNS end` for each line of input, until the
-/// program sees it: the size may arrive behind the line.
-fn resize(process: &mut Process, columns: u16, rows: u16) -> Result<()> {
-    process.resize(columns, rows)?;
-    let expected = format!("size {rows} {columns} end");
+/// Waits until the program of a terminal, which prints `size ROWS COLUMNS end` for each line of input, sees this size:
+/// it may arrive behind the line.
+fn sees_size(process: &mut Process, size: Option<(u16, u16)>) -> Result<()> {
+    // Of a terminal that has never got a size, busybox prints none.
+    let size = size.map_or(String::new(), |(columns, rows)| format!("{rows} {columns} "));
+    let expected = format!("size {size}end");
     for _ in 0..100 {
         let before = process.heard(Channel::Stdout).len();
         process.send(Channel::Stdin, b"\r")?;
         process.until(|process| process.text(Channel::Stdout)[before..].contains(" end"))?;
-        if process.text(Channel::Stdout).contains(&expected) {
+        if process.text(Channel::Stdout)[before..].contains(&expected) {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -113,6 +114,7 @@ fn resize(process: &mut Process, columns: u16, rows: u16) -> Result<()> {
 
 const SIZES: &str = "while read x; do echo size $(stty size) end; done";
 
+/// With a protocol that has no sizes, a terminal keeps the size that it had.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_of_exec_and_attach_has_the_clients_size_over_every_protocol() -> Result<()> {
     needs!("docker-registry", "busybox");
@@ -120,13 +122,21 @@ async fn a_terminal_of_exec_and_attach_has_the_clients_size_over_every_protocol(
     let (sandbox, pod) = lab.pod("tty-protocols").await?;
     let config = ContainerConfig { stdin: true, tty: true, ..lab.shell(SIZES) };
     let id = lab.client.launch(&pod, &config, &sandbox).await?;
+    let mut size = None;
     for (number, protocol) in (0..).zip(Protocol::ALL) {
+        let resize = |process: &mut Process, new: (u16, u16), size: &mut Option<(u16, u16)>| -> Result<()> {
+            if protocol.has_sizes() {
+                process.resize(new.0, new.1)?;
+                *size = Some(new);
+            }
+            sees_size(process, *size).map_err(|error| format!("{protocol:?}: {error}").into())
+        };
         let mut process = Process::open(&attach_url(&mut lab, &id, TERMINAL).await?, protocol, TERMINAL)?;
-        resize(&mut process, 101 + number, 31 + number)?;
-        resize(&mut process, 201 + number, 61 + number)?;
+        resize(&mut process, (101 + number, 31 + number), &mut size)?;
+        resize(&mut process, (201 + number, 61 + number), &mut size)?;
         drop(process);
         let mut process = exec(&mut lab, &id, &format!("{SIZES}; exit 4"), protocol, TERMINAL).await?;
-        resize(&mut process, 111 + number, 41 + number)?;
+        resize(&mut process, (111 + number, 41 + number), &mut None)?;
         process.send(Channel::Stdin, b"\x04")?;
         assert_eq!(process.exit_code()?, 4, "{protocol:?}");
     }

@@ -170,6 +170,9 @@ impl Monitor {
         for exec in self.execs.values_mut().filter(|exec| exec.connection == key) {
             exec.hang_up(now);
         }
+        for orphans in self.orphans.iter_mut().filter(|orphans| orphans.connection == key) {
+            orphans.hang_up(now);
+        }
     }
 }
 

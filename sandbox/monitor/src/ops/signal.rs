@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::system;
-use crate::exec::Exec;
+use crate::exec::{Exec, Orphans};
 use crate::monitor::{Call, Monitor, Reply};
 use crate::sys;
 
@@ -44,12 +44,17 @@ impl Monitor {
         Ok(Reply::done())
     }
 
-    /// Kills an exec.
+    /// Kills an exec, or what it has left after its SIGHUP.
     pub(super) fn kill_exec(&mut self, call: Call) -> Result<Reply, Failure> {
         let connection = call.requester.connection;
         let request::KillExec { exec: id } = call.read()?;
+        let is_its = |orphans: &mut Orphans| orphans.connection == connection && orphans.exec == id;
+        if let Some(orphans) = self.orphans.extract_if(.., is_its).next() {
+            orphans.kill();
+            return Ok(Reply::done());
+        }
         let exec = self.execs.values_mut().find(|exec| exec.connection == connection && exec.id == id);
-        exec.ok_or(Failure::UnknownExec { exec: id })?.kill();
+        exec.ok_or(Failure::UnknownExec { exec: id })?.kill_as_requested();
         Ok(Reply::done())
     }
 }

@@ -1,0 +1,143 @@
+//! The end of commands whose client or server is gone: SIGHUP, and after the time of the setting the end of all that
+//! they have started.
+
+use std::time::{Duration, Instant};
+
+use crisp_e2e::session::{Channel, Process, Protocol, Streams};
+use crisp_e2e::standalone::processes_with;
+use crisp_e2e::{Lab, Result, Setup, needs};
+
+use super::hostile::runs;
+use super::protocols::{PIPES, TERMINAL, exec};
+
+/// The way in which sessions lose their other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Client,
+    ServerKilled,
+    ServerStopped,
+    /// The server is killed while the commands of a vanished client have their grace time.
+    ClientThenServer,
+}
+
+/// A command whose child ignores SIGHUP.
+struct Deaf {
+    name: &'static str,
+    session: Option<Process>,
+    /// An argument of the child, and of no other process.
+    child: String,
+}
+
+impl Deaf {
+    /// Starts a command that does this at SIGHUP, after a note of it.
+    async fn start(
+        lab: &mut Lab,
+        id: &str,
+        (name, at_hup, streams): (&'static str, &str, Streams),
+    ) -> Result<Self> {
+        let child = format!("7{:05}.{}", std::process::id() % 100_000, unique());
+        // The output of a command whose server is killed has no reader: the shell's word on an ended child would end it.
+        let line = format!(
+            "trap 'echo hup >> /tmp/{name}; {at_hup}' HUP; sh -c \"trap '' HUP; exec sleep {child}\" & echo up; \
+             exec 2>/dev/null; while :; do sleep 0.1; done"
+        );
+        let mut session = exec(lab, id, &line, Protocol::WebSocketV5, streams).await?;
+        session.until(|session| session.text(Channel::Stdout).trim() == "up")?;
+        // With its trap: the process has this argument of its own only after the exec behind it.
+        runs(&child).await;
+        Ok(Self { name, session: Some(session), child })
+    }
+}
+
+/// A number that no other call returns.
+fn unique() -> u32 {
+    static LAST: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    LAST.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+/// The commands: one that goes on after SIGHUP, one that ends and leaves its child, and the same on a terminal.
+const COMMANDS: [(&str, &str, Streams); 3] =
+    [("goes-on", ":", PIPES), ("leaves", "exit", PIPES), ("hung-up", "exit", TERMINAL)];
+
+/// Waits until all commands have got SIGHUP.
+async fn until_heard(lab: &mut Lab, id: &str) -> Result<()> {
+    for (name, ..) in COMMANDS {
+        lab.client.until(id, &format!("test -e /tmp/{name}")).await?;
+    }
+    Ok(())
+}
+
+impl Loss {
+    async fn happen(self, lab: &mut Lab, id: &str, commands: &mut [Deaf], grace: Duration) -> Result<()> {
+        match self {
+            Self::Client => commands.iter_mut().for_each(|command| command.session = None),
+            Self::ServerKilled => lab.machine.kill_server(),
+            Self::ServerStopped => lab.machine.stop_server()?,
+            Self::ClientThenServer => {
+                let begun = Instant::now();
+                commands.iter_mut().for_each(|command| command.session = None);
+                until_heard(lab, id).await?;
+                assert!(begun.elapsed() < grace, "the server has killed the commands itself");
+                lab.machine.kill_server();
+            }
+        }
+        if self != Self::Client {
+            // The next server must neither end the commands early, nor forget them.
+            lab.machine.start_server().await?;
+            lab.client = lab.machine.client().await?;
+        }
+        Ok(())
+    }
+
+    /// Measures the time from the loss to the end of the last process that each command had started.
+    async fn time_to_the_kill(self, grace: Duration) -> Result<()> {
+        let args = vec!["--exec-grace".to_owned(), grace.as_secs().to_string()];
+        let mut lab = Lab::start_with(Setup { args, ..Setup::default() }).await?;
+        let (sandbox, pod) = lab.pod("grace").await?;
+        let id = lab.client.launch(&pod, &lab.shell("exec sleep 1000"), &sandbox).await?;
+        let mut commands = Vec::new();
+        for command in COMMANDS {
+            commands.push(Deaf::start(&mut lab, &id, command).await?);
+        }
+        let begun = Instant::now();
+        self.happen(&mut lab, &id, &mut commands, grace).await?;
+        let lost = Instant::now();
+        // A command that was killed at once would not note it.
+        until_heard(&mut lab, &id).await?;
+        let mut living: Vec<_> =
+            commands.iter().map(|command| (command.name, command.child.clone())).collect();
+        while !living.is_empty() {
+            assert!(lost.elapsed() < grace + Duration::from_secs(30), "{self:?}: not killed: {living:?}");
+            living.retain(|(_, child)| !processes_with(child).is_empty());
+            let passed = begun.elapsed();
+            let is_early = living.len() < commands.len() && passed < grace;
+            assert!(!is_early, "{self:?}: after {passed:?} there is only {living:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        println!("{self:?}, with a grace time of {grace:?}: killed after {:?}", begun.elapsed());
+        for (name, _, streams) in COMMANDS.iter().filter(|(.., streams)| !streams.tty) {
+            let heard = lab.client.sh(&id, &format!("cat /tmp/{name}")).await?;
+            assert_eq!(heard, "hup\n", "{self:?}: {name}, {streams:?}");
+        }
+        lab.client.until(&id, "! ps | grep -q '[s]leep 0.1'").await?;
+        lab.close().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_that_lose_their_client_or_server_are_killed_after_the_time_of_the_setting() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let cases = [
+        (Loss::Client, 5),
+        (Loss::Client, 15),
+        (Loss::ServerKilled, 5),
+        (Loss::ServerKilled, 15),
+        (Loss::ServerStopped, 5),
+        (Loss::ClientThenServer, 12),
+    ];
+    let cases = cases.map(|(loss, grace)| tokio::spawn(loss.time_to_the_kill(Duration::from_secs(grace))));
+    for case in cases {
+        case.await??;
+    }
+    Ok(())
+}
