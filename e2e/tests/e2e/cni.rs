@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crisp_e2e::{Lab, Machine, Result, Setup, needs, request, says};
+use crisp_e2e::registry::free_port;
+use crisp_e2e::{Lab, Machine, Result, Setup, http, needs, request, says};
 use k8s_cri::v1::StatusRequest;
 use serde_json::json;
 
@@ -73,18 +74,41 @@ async fn plugins_that_fail_are_named_and_undone() -> Result<()> {
         "{note}\nif [ $CNI_COMMAND = ADD ]; then echo '{{\"cniVersion\": \"1.0.0\", \"code\": 11, \"msg\": \"no room at the inn\"}}'; exit 1; fi"
     );
     plugin(folder.path(), "refuse", &refuse)?;
-    let mut lab = Lab::start_with(with_plugins(&folder.path().display().to_string())).await?;
+    let page = format!("127.0.0.1:{}", free_port()?);
+    let mut setup = with_plugins(&folder.path().display().to_string());
+    setup.args.extend(["--metrics-listen".into(), page.clone()]);
+    let mut lab = Lab::start_with(setup).await?;
     configure(&lab.machine, &json!([{"type": "refuse"}]))?;
     let refused = lab.client.run_pod(&request::pod(&lab.machine, "refused")).await.expect_err("ADD failed");
     says(&refused, &["refuse", "no room at the inn"]);
     let calls = std::fs::read_to_string(&trace)?;
     assert!(calls.contains("ADD") && calls.contains("DEL"), "{calls}");
+    calls_are_counted(&page, &calls)?;
     configure(&lab.machine, &json!([{"type": "absent"}]))?;
     tokio::time::sleep(Duration::from_millis(20)).await;
     let refused =
         lab.client.run_pod(&request::pod(&lab.machine, "absent")).await.expect_err("no such plugin");
     says(&refused, &["absent", &folder.path().display().to_string()]);
     close(lab).await
+}
+
+/// The metrics have the calls of the plugin that it has noted itself.
+fn calls_are_counted(host: &str, calls: &str) -> Result<()> {
+    let page = String::from_utf8(http::send(host, "GET", "/metrics", &[], &[])?.body)?;
+    for (verb, outcome) in [("ADD", "failed"), ("DEL", "ok")] {
+        let labels = format!("{{outcome=\"{outcome}\",plugin=\"refuse\",verb=\"{verb}\"}}");
+        let value = |name: &str| {
+            let of = format!("crisp_cni_call_duration_seconds_{name}{labels} ");
+            page.lines().find_map(|line| line.strip_prefix(&of)?.parse::<f64>().ok())
+        };
+        let noted = calls.lines().filter(|call| *call == verb).count();
+        assert_eq!(value("count"), Some(f64::from(u32::try_from(noted)?)), "{verb}: {page}");
+        // A shell takes a moment, and none of these calls hangs.
+        assert!(value("sum").is_some_and(|sum| sum > 0.0001 && sum < 30.0), "{verb}: {page}");
+        let other = if outcome == "ok" { "failed" } else { "ok" };
+        assert!(!page.contains(&labels.replace(outcome, other)), "{page}");
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

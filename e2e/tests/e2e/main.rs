@@ -23,6 +23,7 @@ mod doctor;
 mod exec;
 mod faults;
 mod hooks;
+mod host_ports;
 mod images;
 mod kubelet;
 mod layers;

@@ -18,6 +18,7 @@ mod error;
 mod exec;
 mod execs;
 mod fresh;
+mod host_ports;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -277,6 +278,8 @@ fn deadline(op: Op) -> Duration {
         | Op::OpenStdin
         | Op::CloseStdin
         | Op::Attach
-        | Op::SignalExec => QUICK,
+        | Op::SignalExec
+        | Op::HoldPorts
+        | Op::HeldPorts => QUICK,
     }
 }

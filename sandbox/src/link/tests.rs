@@ -73,6 +73,12 @@ fn serve(listener: &OwnedFd, protocol: u16) -> Vec<Packet> {
         ready(&connection);
         let Ok(Some(request)) = packet::receive(&connection) else { return requests };
         let op = Op::from_number(request.header.op).unwrap();
+        if matches!(op, Op::HoldPorts | Op::HeldPorts) {
+            // As a monitor that is older than these.
+            let body = Failure::UnknownOperation { op: request.header.op }.encode().unwrap();
+            packet::send(&connection, request.header.response(true), &body, &[]).unwrap();
+            continue;
+        }
         let Message { body, fds } = respond(op, protocol);
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         packet::send(&connection, request.header.response(false), &body, &fds).unwrap();
@@ -229,6 +235,17 @@ async fn a_monitor_of_protocol_2_gets_its_plans_in_a_memfd() {
     }
 }
 
+#[tokio::test]
+async fn a_monitor_that_knows_nothing_of_host_ports_holds_none() {
+    let peer = Peer::of_protocol(PROTOCOL);
+    let link = MonitorLink::connect(&peer.socket, DEADLINE).await.unwrap();
+    assert!(link.held_ports().await.unwrap().is_empty());
+    let refused = link.hold_ports(vec![null()]).await.unwrap_err();
+    assert!(matches!(refused.failure(), Some(Failure::UnknownOperation { .. })), "{refused}");
+    link.shutdown(true).await.unwrap();
+    peer.served.join().unwrap();
+}
+
 fn open_request() -> OpenPod {
     OpenPod {
         hostname: None,
@@ -242,6 +259,7 @@ fn open_request() -> OpenPod {
         cgroup_v2: None,
         cgroup_v1_tasks: vec![null()],
         user: None,
+        host_ports: vec![],
     }
 }
 

@@ -16,6 +16,7 @@ use crisp_executor::cgroup::{CgroupPath, JoinFds, Mode};
 use crisp_metrics::trace;
 use crisp_operation::record::private_folder;
 use crisp_operation::{Interrupted, Steps};
+use tokio::runtime::Handle;
 
 use super::pod_joined;
 use crate::config::PodConfig;
@@ -138,7 +139,9 @@ fn open_pod(
     steps: &Steps<PodCause>,
 ) -> Result<(MonitorLink, Option<PodNetwork>), PodCause> {
     let exits: OwnedFd = File::open(service.layout.exits(&pod.id))?.into();
-    let request = open_request(service, &pod.config, cgroup, exits)?;
+    let host_ports = service.networks.port_sockets(&pod.id, 0)?;
+    let of_open = host_ports.len();
+    let request = open_request(service, &pod.config, cgroup, (exits, host_ports))?;
     let socket = service.layout.socket(&pod.id);
     let _wait = steps.waits_for("the pod's monitor (open pod)");
     let begun = std::time::Instant::now();
@@ -148,7 +151,10 @@ fn open_pod(
     // Undo lets the monitor end itself, whatever it has answered.
     pod.set_link(link.clone());
     match span.done(opened)? {
-        Some(opened) => Ok((link, opened.network)),
+        Some(opened) => {
+            hold_more_ports(service, pod, &link, of_open)?;
+            Ok((link, opened.network))
+        }
         None => {
             steps.cancel().check()?;
             Err(Interrupted::Deadline { after: MONITOR }.into())
@@ -156,11 +162,31 @@ fn open_pod(
     }
 }
 
+/// Gives the monitor the sockets of host ports for which the request to open had no room: of hundreds of ports.
+fn hold_more_ports(
+    service: &ServiceState,
+    pod: &Pod,
+    link: &MonitorLink,
+    of_open: usize,
+) -> Result<(), PodCause> {
+    let mut held = of_open;
+    while held > 0 {
+        let more = service.networks.port_sockets(&pod.id, held)?;
+        if more.is_empty() {
+            break;
+        }
+        held += more.len();
+        let runtime = Handle::try_current().map_err(io::Error::other)?;
+        runtime.block_on(link.hold_ports(more))?;
+    }
+    Ok(())
+}
+
 fn open_request(
     service: &ServiceState,
     config: &PodConfig,
     cgroup: JoinFds,
-    exits: OwnedFd,
+    (exits, host_ports): (OwnedFd, Vec<OwnedFd>),
 ) -> Result<OpenPod, PodCause> {
     let joined_network = match &config.network {
         NetworkMode::Joined(other) => Some(pod_joined::network(service, other)?),
@@ -178,6 +204,7 @@ fn open_request(
         cgroup_v2: cgroup.v2,
         cgroup_v1_tasks: cgroup.v1_tasks,
         user: config.user.clone(),
+        host_ports,
     })
 }
 

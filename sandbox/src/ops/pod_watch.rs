@@ -1,10 +1,12 @@
 //! Watches a pod's monitor: reconnects a lost connection, however long that takes; the end of a monitor makes
 //! the pod Lost; the end of a shared PID namespace makes it Degraded.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
+use tokio::task::spawn_blocking;
 
 use super::monitor_probe::{Probe, probe};
 use crate::link::{Event, LinkError, MonitorLink};
@@ -124,8 +126,15 @@ pub(crate) async fn reached(
         None if matches!(pod.config.network, NetworkMode::Joined(_)) => None,
         None => link.within(ANSWER[0]).network().await.ok(),
     };
+    let kept = match service.networks.lacks_ports(&pod.id) {
+        true => Some(link.within(ANSWER[0]).held_ports().await),
+        false => None,
+    };
     if !pod.status().state.may_run() {
         return None;
+    }
+    if let Some(kept) = kept {
+        complete_ports(service, pod, kept).await;
     }
     if let Some(network) = network {
         pod.set_netlink(PodNetlink::new(network.netlink));
@@ -139,6 +148,21 @@ pub(crate) async fn reached(
     let _ = pod.status.show(PodStatus::answering);
     service.emit(PodEvent::Connected(pod.clone()));
     Some(link)
+}
+
+/// Takes over the host ports that the monitor has kept while no server ran.
+async fn complete_ports(service: &ServiceState, pod: &Pod, kept: Result<Vec<OwnedFd>, LinkError>) {
+    let kept = match kept {
+        Ok(kept) => kept,
+        Err(error) => {
+            // The next connection asks again; until it ends the monitor holds them.
+            tracing::warn!(pod = %pod.id, %error, "cannot ask the monitor for the host ports that it holds");
+            return;
+        }
+    };
+    let (networks, id) = (service.networks.clone(), pod.id.clone());
+    // It has no result.
+    let _ = spawn_blocking(move || networks.complete_ports(&id, kept)).await;
 }
 
 /// Records that the monitor does not answer. The containers probably still run.
@@ -159,5 +183,10 @@ pub(crate) fn lost(service: &ServiceState, pod: &Arc<Pod>) {
         tracing::error!(pod = %pod.id, name = %pod.config.name, "the pod's monitor is gone; the pod is not ready any more");
         pod.disconnect();
         service.emit(PodEvent::Lost(pod.clone()));
+        // If this server does not have them, they ended with the monitor.
+        if service.networks.lacks_ports(&pod.id) {
+            let (networks, id) = (service.networks.clone(), pod.id.clone());
+            spawn_blocking(move || networks.complete_ports(&id, Vec::new()));
+        }
     }
 }

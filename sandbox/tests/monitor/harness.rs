@@ -54,6 +54,7 @@ pub fn request(folder: &Path) -> OpenPod {
         cgroup_v2: None,
         cgroup_v1_tasks: vec![],
         user: None,
+        host_ports: vec![],
     }
 }
 

@@ -10,6 +10,7 @@ mod death;
 mod execs;
 mod fork_server;
 mod harness;
+mod host_ports;
 mod leaks;
 mod logs;
 mod memory;

@@ -170,6 +170,28 @@ fn pods_of_a_network_without_icc_reach_the_outside_but_not_each_other() {
 }
 
 #[test]
+fn the_rules_of_a_network_go_with_it_also_without_its_bridge() {
+    on_private_host(module_path!(), "the_rules_of_a_network_go_with_it_also_without_its_bridge", || {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = Namespace::new();
+        block_on(async {
+            let networks = open(dir.path());
+            networks.create(lan()).await.unwrap();
+            join(&pod, &networks, "lan@eth0").await;
+            networks.detach(&pod.id).await.unwrap();
+            let tables = || sh("nft list tables | grep crisp-cr-lan || true");
+            assert_eq!(tables().lines().count(), 2, "{}", tables());
+            // A person deletes the bridge, and the server is started again.
+            sh("ip link del cr-lan");
+            drop(networks);
+            let networks = open(dir.path());
+            networks.remove("lan".to_owned()).await.unwrap();
+            assert_eq!(tables(), "");
+        });
+    });
+}
+
+#[test]
 fn a_pod_gets_the_address_and_interface_that_it_asks_for() {
     on_private_host(module_path!(), "a_pod_gets_the_address_and_interface_that_it_asks_for", || {
         let dir = tempfile::tempdir().unwrap();

@@ -10,7 +10,8 @@ use crisp_sandbox::{NetworkMode, PodConfig, PodState};
 
 use crate::lab::{Folder, Lab, config, network, open_with};
 
-/// A network of one plugin, whose DEL fails while the file `broken` is there, and ADD while `full` is.
+/// A network of one plugin, whose DEL fails while the file `broken` is there, also if only as long as there is a
+/// namespace while `half` is, and ADD while `full` is. A DEL that succeeds makes the file `freed`.
 fn scripted(folder: &Path) -> NetworkConfig {
     let (conf, bin) = (folder.join("net.d"), folder.join("bin"));
     fs::create_dir(&conf).unwrap();
@@ -23,6 +24,8 @@ cat >/dev/null
 [ $CNI_COMMAND != VERSION ] || {{ echo '{{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}}'; exit; }}
 echo $CNI_COMMAND >>{0}/calls
 [ $CNI_COMMAND != DEL ] || [ ! -e {0}/broken ] || {{ echo '{{"code":7,"msg":"no cable"}}'; exit 1; }}
+[ $CNI_COMMAND != DEL ] || [ ! -e {0}/half ] || [ ! -e "$CNI_NETNS" ] || {{ echo '{{"code":7,"msg":"no cable"}}'; exit 1; }}
+[ $CNI_COMMAND != DEL ] || touch {0}/freed
 [ $CNI_COMMAND != ADD ] || [ ! -e {0}/full ] || {{ echo '{{"code":7,"msg":"no room"}}'; exit 1; }}
 echo '{{"cniVersion":"1.0.0","ips":[{{"address":"10.9.0.7/24"}}]}}'
 "#,
@@ -113,4 +116,34 @@ async fn a_pod_that_cannot_be_detached_after_a_failed_start_keeps_its_record_and
     assert_eq!(lab.pods.networks().recorded(), []);
     lab.pods.run(other).await.unwrap();
     lab.clear().await;
+}
+
+#[tokio::test]
+async fn the_address_of_a_pod_is_not_freed_while_another_has_its_namespace() {
+    crisp_skip::needs!();
+    let folder = Folder::new();
+    let pods = open_with(folder.path(), &scripted(folder.path())).await;
+    let lab = Lab { folder, pods };
+    let file = |name: &str| lab.folder.path().join(name);
+    fs::write(file("half"), "").unwrap();
+    let named = |name, network| PodConfig { network, ..config(lab.folder.path(), name) };
+    let owner = lab.pod(named("owner", NetworkMode::Pod)).await;
+    let joiner = lab.pod(named("joiner", NetworkMode::Joined(owner.id.clone()))).await;
+    let mut failures = 0;
+    while let Err(error) = lab.pods.stop(&owner.id).await {
+        assert!(error.to_string().contains("no cable"), "{error}");
+        failures += 1;
+        assert!(failures < 10, "{error}");
+    }
+    assert_eq!((owner.status().state.clone(), failures), (PodState::Stopped, 2));
+    assert!(!file("freed").exists());
+    assert_eq!(lab.pods.networks().recorded(), from_ref(&owner.id));
+    // The tries of the server itself do not free it either.
+    lab.pods.networks().give_back(vec![owner.id.clone()]).await.unwrap();
+    assert!(!file("freed").exists());
+    lab.pods.remove(&joiner.id).await.unwrap();
+    lab.pods.remove(&owner.id).await.unwrap();
+    assert!(file("freed").exists());
+    assert_eq!(lab.pods.networks().recorded(), []);
+    lab.assert_empty();
 }

@@ -3,6 +3,7 @@
 mod exec;
 mod forget;
 mod hold;
+mod host_ports;
 mod pod;
 pub(crate) mod shutdown;
 mod signal;
@@ -42,6 +43,8 @@ pub(crate) fn perform(monitor: &mut Monitor, call: Call) -> Result<Reply, Failur
         Op::CloseStdin => monitor.close_stdin(call),
         Op::Attach => monitor.attach(call),
         Op::SignalExec => monitor.signal_exec(call),
+        Op::HoldPorts => monitor.hold_ports(call),
+        Op::HeldPorts => monitor.held_ports(call),
     }
 }
 

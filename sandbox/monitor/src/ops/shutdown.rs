@@ -46,6 +46,8 @@ impl Monitor {
         let Ending::Killing { requester, give_up_at } = &self.ending else { return };
         let (requester, give_up_at) = (*requester, *give_up_at);
         if left == 0 && self.execs.is_empty() && self.pod.init_pid().is_none() {
+            // Before the response: then the ports are free as soon as the server closes its copies.
+            self.release_ports();
             requester.into_iter().for_each(|requester| self.respond(requester, ()));
             self.ending = Ending::Over;
         } else if now >= give_up_at {

@@ -44,6 +44,8 @@ pub(crate) struct Open {
     host_mounted: bool,
     /// See [`PodContext::may_be_traced`].
     may_be_traced: bool,
+    /// See [`HoldPorts`](crisp_monitor::wire::request::HoldPorts).
+    host_ports: Vec<OwnedFd>,
 }
 
 fn failed(action: &str) -> impl Fn(Errno) -> Failure + '_ {
@@ -94,6 +96,15 @@ impl Pod {
                 Ok(PodNetwork { netlink, netns: netns.map_err(failed("copy the network's descriptor"))? })
             }
             _ => Err(Failure::NoNetwork),
+        }
+    }
+
+    /// The sockets that hold its host ports.
+    pub(crate) fn host_ports(&mut self) -> Result<&mut Vec<OwnedFd>, Failure> {
+        self.must_be_open()?;
+        match self {
+            Self::Open(open) => Ok(&mut open.host_ports),
+            Self::Fresh(_) | Self::Failed => Err(Failure::NotOpen),
         }
     }
 
@@ -199,7 +210,8 @@ fn open(request: OpenPod, left: Option<LeftHost>) -> Result<Open, Failure> {
         user => pod_init::start(user.as_ref()),
     };
     let init = if request.shared_pid { Some(start().map_err(Failure::Stage)?) } else { None };
-    Ok(Open { exits: request.exits, netns, init, user, proc, host_mounted, may_be_traced: false })
+    let OpenPod { exits, host_ports, .. } = request;
+    Ok(Open { exits, netns, init, user, proc, host_mounted, may_be_traced: false, host_ports })
 }
 
 /// Sets name and sysctls in the caller's namespaces. `proc` is the host's.

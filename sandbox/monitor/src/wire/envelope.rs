@@ -46,6 +46,10 @@ pub enum Op {
     Attach = 42,
     /// [`SignalExec`](super::request::SignalExec).
     SignalExec = 43,
+    /// [`HoldPorts`](super::request::HoldPorts).
+    HoldPorts = 44,
+    /// [`HeldPorts`](super::request::HeldPorts).
+    HeldPorts = 45,
 }
 
 impl Op {
@@ -53,7 +57,7 @@ impl Op {
     pub const FIRST_NEGOTIATED: u16 = 32;
 
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Hello,
         Self::Report,
         Self::Signal,
@@ -71,6 +75,8 @@ impl Op {
         Self::CloseStdin,
         Self::Attach,
         Self::SignalExec,
+        Self::HoldPorts,
+        Self::HeldPorts,
     ];
 
     /// The operation with that number, if this build knows it.
@@ -100,6 +106,8 @@ impl Op {
             Self::CloseStdin => "close stdin",
             Self::Attach => "attach",
             Self::SignalExec => "signal exec",
+            Self::HoldPorts => "hold ports",
+            Self::HeldPorts => "held ports",
         }
     }
 }

@@ -3,10 +3,10 @@
 use crisp_executor::plan::Plan;
 
 use super::request::{
-    Attach, CloseStdin, ExecRequest, Forget, KillExec, OpenPod, OpenStdin, ReopenLog, Resize, Shutdown,
-    Signal, SignalExec, StartRequest,
+    Attach, CloseStdin, ExecRequest, Forget, HeldPorts, HoldPorts, KillExec, OpenPod, OpenStdin, ReopenLog,
+    Resize, Shutdown, Signal, SignalExec, StartRequest,
 };
-use super::response::{Event, Greeting, PodNetwork, PodOpened, PodReport, Started, StdinOpened};
+use super::response::{Event, Greeting, PodNetwork, PodOpened, PodReport, PortSockets, Started, StdinOpened};
 use super::{ExitRecord, Failure, Header, Message, Op, Request, Response, plan};
 
 /// Parses `bytes` as everything that they could be: a message of each kind, a plan, an exit record.
@@ -25,6 +25,7 @@ pub fn fuzz_packet(bytes: &[u8]) {
     let _ = PodNetwork::decode(message());
     let _ = Started::decode(message());
     let _ = StdinOpened::decode(message());
+    let _ = PortSockets::decode(message());
     if let Some(op) = Op::from_number(header.op) {
         request(op, message(), header.version);
     }
@@ -46,5 +47,7 @@ fn request(op: Op, message: Message, version: u16) {
         Op::CloseStdin => drop(CloseStdin::decode(message, version)),
         Op::Attach => drop(Attach::decode(message, version)),
         Op::SignalExec => drop(SignalExec::decode(message, version)),
+        Op::HoldPorts => drop(HoldPorts::decode(message, version)),
+        Op::HeldPorts => drop(HeldPorts::decode(message, version)),
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::message::{Message, Request};
 use super::plan::Encoded;
-use super::response::{Greeting, PodNetwork, PodOpened, PodReport, Started, StdinOpened};
+use super::response::{Greeting, PodNetwork, PodOpened, PodReport, PortSockets, Started, StdinOpened};
 use super::{EncodeError, Failure, Op, plan};
 
 /// Requests [`Greeting`].
@@ -53,6 +53,8 @@ pub struct OpenPod {
     /// namespace. A monitor that does not know the field never gets it: each pod is opened by a server of the
     /// same build.
     pub user: Option<IdMappings>,
+    /// The first sockets to hold, as in [`HoldPorts`].
+    pub host_ports: Vec<OwnedFd>,
 }
 
 /// Starts a container.
@@ -187,6 +189,19 @@ pub struct Attach {
     pub stderr: Option<OwnedFd>,
 }
 
+/// Sockets that keep host ports of the pod from other programs. The monitor uses none of them: it has them open
+/// until it ends, whatever happens to the server. Older monitors refuse this.
+#[derive(Debug)]
+pub struct HoldPorts {
+    pub sockets: Vec<OwnedFd>,
+}
+
+/// Requests copies of the sockets of [`HoldPorts`], without the first ones: one response has only some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldPorts {
+    pub without: u32,
+}
+
 /// Requests whose bodies are their fields, without descriptors.
 macro_rules! plain {
     ($($request:ident -> $response:ty;)*) => {$(
@@ -217,6 +232,7 @@ plain! {
     OpenStdin -> StdinOpened;
     CloseStdin -> ();
     SignalExec -> ();
+    HeldPorts -> PortSockets;
 }
 
 impl Request for OpenPod {
@@ -227,10 +243,11 @@ impl Request for OpenPod {
         let cgroup_v1 = u16::try_from(self.cgroup_v1_tasks.len()).unwrap_or(u16::MAX);
         let namespaces = (self.hostname, self.network, self.ipc, self.shared_pid);
         let cgroups = (self.cgroup_v2.is_some(), cgroup_v1);
+        // All descriptors that follow are sockets of host ports.
         let joins = self.joined_network.is_some();
         let body = (namespaces, self.sysctls, self.shm_bytes, cgroups, self.user, joins);
         let fds = [self.exits].into_iter().chain(self.cgroup_v2).chain(self.cgroup_v1_tasks);
-        let fds = fds.chain(self.joined_network);
+        let fds = fds.chain(self.joined_network).chain(self.host_ports);
         Message::with(&body, fds.collect())
     }
 
@@ -254,6 +271,7 @@ impl Request for OpenPod {
             cgroup_v2,
             cgroup_v1_tasks,
             user,
+            host_ports: fds.rest(),
         })
     }
 }
@@ -327,6 +345,19 @@ impl Request for ReopenLog {
     fn decode(message: Message, _: u16) -> Result<Self, Failure> {
         let (container, mut fds) = message.open()?;
         Ok(Self { container, log: fds.next("the log file")? })
+    }
+}
+
+impl Request for HoldPorts {
+    const OP: Op = Op::HoldPorts;
+    type Response = ();
+
+    fn encode(self, _: u16) -> Result<Message, EncodeError> {
+        Message::with(&(), self.sockets)
+    }
+
+    fn decode(message: Message, _: u16) -> Result<Self, Failure> {
+        Ok(Self { sockets: message.fds })
     }
 }
 

@@ -85,6 +85,15 @@ pub struct PodNetwork {
     pub netns: OwnedFd,
 }
 
+/// The response to [`HeldPorts`](super::request::HeldPorts).
+#[derive(Debug)]
+pub struct PortSockets {
+    /// Those that follow the requested start, perhaps not all.
+    pub sockets: Vec<OwnedFd>,
+    /// The number of all that the monitor holds.
+    pub all: u32,
+}
+
 /// A process runs.
 #[derive(Debug)]
 pub struct Started {
@@ -172,6 +181,17 @@ impl Response for PodNetwork {
     fn decode(message: Message) -> Result<Self, Malformed> {
         let ((), mut fds) = message.open()?;
         Self::take(&mut fds)
+    }
+}
+
+impl Response for PortSockets {
+    fn encode(self) -> Result<Message, EncodeError> {
+        Message::with(&self.all, self.sockets)
+    }
+
+    fn decode(message: Message) -> Result<Self, Malformed> {
+        let (all, sockets) = message.open()?;
+        Ok(Self { sockets: sockets.rest(), all })
     }
 }
 

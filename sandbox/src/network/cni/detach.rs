@@ -47,6 +47,8 @@ impl Cni {
             Err(error) if asked_again && self.left.failed(pod, error.to_string()) < TRIES => {
                 return Err(error);
             }
+            // A pod that has joined it still has the interface with the address, which no other pod must get.
+            Err(error) if namespace::has_processes(&record.netns) => return Ok(self.give_up(pod, &error)),
             Err(error) => match self.delete_without_namespace(&record).await {
                 Ok(leftover) => leftover,
                 Err(_) => return Ok(self.give_up(pod, &error)),

@@ -1,10 +1,10 @@
 //! Plugins need the pod's network namespace as a path. The path exists only for them, and only as long as the
 //! pod.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, DirEntry, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crisp_executor::ids::PodId;
@@ -60,6 +60,15 @@ pub(super) fn publish(path: &Path, netns: BorrowedFd<'_>) -> Result<(), NetworkE
 /// Whether the namespace is mounted. After a reboot there are records without namespaces.
 pub(crate) fn is_published(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == NSFS_MAGIC)
+}
+
+/// Whether the first thread of a process is in the namespace. Reads all of /proc.
+pub(super) fn has_processes(path: &Path) -> bool {
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let Some(wanted) = identity(path).filter(|_| is_published(path)) else { return false };
+    let mut processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let of = |process: &DirEntry| format!("/proc/{}/ns/net", process.file_name().to_string_lossy());
+    processes.any(|process| identity(Path::new(&of(&process))) == Some(wanted))
 }
 
 /// Removes the mount; succeeds if it is gone.

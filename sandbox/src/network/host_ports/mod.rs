@@ -1,7 +1,18 @@
 //! The host ports of pods. Whichever network publishes them, two pods never have the same port, and no
 //! program of the host can use it while a pod has it, because a socket holds it.
+//!
+//! ```text
+//!              reserve      open pod            restart                        stop
+//!   server     socket ──────────┬── socket ──┤  ├── bind is refused ─── copy ──┬── closed
+//!                               │ copy                                 ^ copy   │
+//!   monitor                     └── socket ────────────────────────────┴── closed with its end
+//! ```
+//!
+//! The server keeps its sockets too: a port is released last, when no packet rule leads from it to the pod any more.
+//! Monitors of earlier releases hold none; then the bind after the restart is not refused.
 
 mod holder;
+mod kept;
 mod socket;
 
 use std::collections::HashMap;
@@ -35,9 +46,10 @@ struct Held {
     /// Namespace and name of the pod, for people.
     name: String,
     ports: Vec<PortMapping>,
-    /// Sockets that keep the ports until they are closed. None for ports that could not be opened again at a
-    /// restart.
-    _sockets: Vec<OwnedFd>,
+    /// Those that could not be opened again at a restart: the pod's monitor or another program has them.
+    missing: Vec<PortMapping>,
+    /// Sockets that keep the other ports until they are closed.
+    sockets: Vec<OwnedFd>,
 }
 
 /// The ports in the record of a pod.
@@ -141,27 +153,9 @@ impl HostPorts {
                 Refusal::Kernel(port, errno)
             })?);
         }
-        held.insert(pod.clone(), Held { name: name.to_owned(), ports: ports.to_vec(), _sockets: sockets });
+        let (name, ports) = (name.to_owned(), ports.to_vec());
+        held.insert(pod.clone(), Held { name, ports, missing: Vec::new(), sockets });
         Ok(())
-    }
-
-    /// Takes the ports of an existing pod, from its record.
-    pub(super) fn restore(&self, HeldPorts { pod, name, ports }: HeldPorts) {
-        if ports.is_empty() {
-            return;
-        }
-        let mut sockets = Vec::new();
-        for port in &ports {
-            match socket::hold(port) {
-                Ok(socket) => sockets.extend(socket),
-                Err(errno) => {
-                    let error = refused_by_kernel(port, errno);
-                    tracing::warn!(pod = pod.short(), name, %error, "a published port is not held while the pod runs; what is sent there still goes to the pod");
-                }
-            }
-        }
-        let held = Held { name, ports, _sockets: sockets };
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(pod, held);
     }
 
     /// The ports of all pods.
@@ -237,11 +231,11 @@ mod tests {
     use super::*;
     use crate::network::Protocol;
 
-    fn free_port() -> u16 {
+    pub(super) fn free_port() -> u16 {
         TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
     }
 
-    fn tcp(host_port: u16, host_ip: Option<&str>) -> PortMapping {
+    pub(super) fn tcp(host_port: u16, host_ip: Option<&str>) -> PortMapping {
         let host_ip = host_ip.map(|ip| ip.parse().unwrap());
         PortMapping { protocol: Protocol::Tcp, container_port: 80, host_port, host_ip }
     }
@@ -302,7 +296,7 @@ mod tests {
         let both = [tcp(free_port(), None), tcp(free_port(), None)];
         ports.reserve(&pod, "a", &both, |_| None).unwrap();
         // As in a process that is being started.
-        let copy_of = |at: usize| ports.held.lock().unwrap()[&pod]._sockets[at].try_clone().unwrap();
+        let copy_of = |at: usize| ports.held.lock().unwrap()[&pod].sockets[at].try_clone().unwrap();
         let copy = copy_of(1);
         ports.release(&pod);
         let closing = std::thread::spawn(move || {

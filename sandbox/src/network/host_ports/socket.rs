@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, Protocol as NetProtocol, Shutdown, SocketFlags, SocketType, bind, ipproto, listen,
-    shutdown, socket_with, sockopt,
+    AddressFamily, Protocol as NetProtocol, Shutdown, SocketFlags, SocketType, bind, getsockname, ipproto,
+    listen, shutdown, socket_with, sockopt,
 };
 
 use crate::network::{PortMapping, Protocol};
@@ -63,6 +63,14 @@ fn open(port: &PortMapping) -> Result<Option<(OwnedFd, SocketAddr)>, Errno> {
         }
     }
     Ok(Some((socket, SocketAddr::new(ip, port.host_port))))
+}
+
+/// Whether a socket of [`hold`] has that port.
+pub(super) fn has(socket: &OwnedFd, port: &PortMapping) -> bool {
+    let Ok(address) = getsockname(socket).and_then(SocketAddr::try_from) else { return false };
+    let same_address = port.host_ip.map_or(address.ip().is_unspecified(), |ip| address.ip() == ip);
+    let protocol = sockopt::socket_protocol(socket).ok().flatten().map(|protocol| protocol.as_raw().get());
+    same_address && address.port() == port.host_port && protocol == Some(u32::from(port.protocol.number()))
 }
 
 fn kind(protocol: Protocol) -> SocketType {
@@ -140,5 +148,24 @@ mod tests {
         let _held = hold(&mapping(Protocol::Udp, port, None)).unwrap();
         assert!(in_use(UdpSocket::bind(("127.0.0.1", port))));
         TcpListener::bind(("127.0.0.1", port)).unwrap();
+    }
+
+    #[test]
+    fn a_socket_has_its_own_port_and_no_other() {
+        let (port, other) = (free_port(), free_port());
+        for (protocol, host_ip) in [
+            (Protocol::Tcp, None),
+            (Protocol::Udp, None),
+            (Protocol::Tcp, Some("127.0.0.1")),
+            (Protocol::Udp, Some("::1")),
+        ] {
+            let mapping = |number, host_ip| mapping(protocol, number, host_ip);
+            let socket = hold(&mapping(port, host_ip)).unwrap().unwrap();
+            assert!(has(&socket, &mapping(port, host_ip)), "{protocol} {host_ip:?}");
+            assert!(!has(&socket, &mapping(other, host_ip)));
+            assert!(!has(&socket, &mapping(port, Some("127.0.0.9"))));
+            let protocol = if protocol == Protocol::Tcp { Protocol::Udp } else { Protocol::Tcp };
+            assert!(!has(&socket, &PortMapping { protocol, ..mapping(port, host_ip) }));
+        }
     }
 }

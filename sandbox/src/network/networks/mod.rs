@@ -12,6 +12,7 @@ mod upkeep;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -114,6 +115,27 @@ impl Networks {
     ) -> Result<(), NetworkError> {
         let ports = published(mappings).map_err(|(port, why)| refused(port, why))?;
         self.0.reserve(pod, name, &ports)
+    }
+
+    /// Copies of the sockets that hold the pod's reserved host ports, for its monitor: without the first ones, and
+    /// perhaps not all that follow.
+    ///
+    /// # Errors
+    /// There are too many open files.
+    pub(crate) fn port_sockets(&self, pod: &PodId, without: usize) -> Result<Vec<OwnedFd>, NetworkError> {
+        self.0.ports.copies(pod, without)
+    }
+
+    /// Whether the pod of an earlier server has host ports that were in use when this one started: its monitor
+    /// probably holds them.
+    pub(crate) fn lacks_ports(&self, pod: &PodId) -> bool {
+        self.0.ports.lacks(pod)
+    }
+
+    /// Takes what the monitor of such a pod holds: nothing if it has ended. Ports that it does not hold are reserved
+    /// again or, if a program has them, logged. Blocks.
+    pub(crate) fn complete_ports(&self, pod: &PodId, sockets: Vec<OwnedFd>) {
+        self.0.ports.complete(pod, sockets);
     }
 
     /// Handles the node's pod CIDR from kubelet: for the built-in network if the settings leave its pools

@@ -58,6 +58,7 @@ fn requests_for_a_monitor_of_protocol_1() {
         cgroup_v2: Some(fd()),
         cgroup_v1_tasks: vec![fd(), fd()],
         user: None,
+        host_ports: vec![],
     };
     let Message { body, fds } = pod.encode(1).unwrap();
     // The part of protocol 1, and the fields that were added after it.

@@ -3,11 +3,15 @@
 use std::ffi::CString;
 
 use crisp_executor::plan::{CgroupJoin, Plan, Process};
+use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
 use super::sample::{cgroup, container, fd, plan, process, with_hooks};
-use crate::wire::request::{ExecRequest, StartRequest};
-use crate::wire::{Failure, Header, MAX_BODY, Message, Op, PROTOCOL, Request, fuzz_packet, plan as codec};
+use crate::wire::request::{ExecRequest, HoldPorts, OpenPod, StartRequest};
+use crate::wire::response::PortSockets;
+use crate::wire::{
+    Failure, Header, MAX_BODY, Message, Op, PROTOCOL, Request, Response as _, fuzz_packet, plan as codec,
+};
 
 #[test]
 fn a_start_arrives_as_it_was_sent() {
@@ -64,6 +68,38 @@ fn an_exec_of_an_older_server_is_responded_to_at_its_start() {
     let body = body[..body.len() - 2].to_vec();
     let read = ExecRequest::decode(Message { body, fds }, 2).unwrap();
     assert_eq!((read.process, read.grace_ms, read.late_response), (process(), 7, false));
+}
+
+fn open(host_ports: Vec<OwnedFd>) -> OpenPod {
+    OpenPod {
+        hostname: None,
+        network: true,
+        joined_network: None,
+        ipc: true,
+        shared_pid: false,
+        sysctls: vec![],
+        shm_bytes: 1,
+        exits: fd(),
+        cgroup_v2: Some(fd()),
+        cgroup_v1_tasks: vec![fd()],
+        user: None,
+        host_ports,
+    }
+}
+
+#[test]
+fn sockets_of_host_ports_come_after_the_other_descriptors() {
+    for count in [0, 200] {
+        let message = open((0..count).map(|_| fd()).collect()).encode(PROTOCOL).unwrap();
+        assert_eq!(message.fds.len(), 3 + count);
+        let read = OpenPod::decode(message, PROTOCOL).unwrap();
+        assert_eq!((read.host_ports.len(), read.cgroup_v1_tasks.len()), (count, 1));
+    }
+    let read = HoldPorts::decode(HoldPorts { sockets: vec![fd(), fd()] }.encode(1).unwrap(), 1).unwrap();
+    assert_eq!(read.sockets.len(), 2);
+    let response = PortSockets { sockets: vec![fd()], all: 9 };
+    let read = PortSockets::decode(response.encode().unwrap()).unwrap();
+    assert_eq!((read.sockets.len(), read.all), (1, 9));
 }
 
 /// A process of a later release.
