@@ -18,7 +18,7 @@
 //! ([`PodNetlink`]), through which everything in the pod is set up. Only threads that a [`Dialer`] starts
 //! enter a namespace, make a socket and end.
 //!
-//! - [`Networks`]: `attach`, `detach`, `collect_garbage`, `status` of all pods.
+//! - [`Networks`]: `attach`, `detach`, `collect`, `status` of all pods.
 //! - [`AttachRequest`] in, [`Attachment`] out, [`NetworkError`] when it fails.
 //! - [`PodNetlink`]: also reads the pod's interface counters ([`InterfaceCounters`]).
 //! - [`PodCidrs`]: the address pools that the built-in network may use.

@@ -5,6 +5,7 @@ use std::slice::from_ref;
 use crisp_executor::ids::PodId;
 use crisp_sandbox::network::{NetworkConfig, Networks, Protocol};
 
+use crate::support::CollectGarbage as _;
 use crate::support::{
     Namespace, ask, ask_from, block_on, config, ip, on_private_host, outside, port, sh,
     tell_callers_who_they_are, tell_callers_who_they_are_on_host, traces,

@@ -7,6 +7,7 @@ use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use crate::plugins::{RESULT, TWO, calls, plugin, scripted, two, write_config};
+use crate::support::CollectGarbage as _;
 use crate::support::{Namespace, SECOND, block_on, config, on_private_host, port, sh, traces};
 use crisp_sandbox::network::{NetworkConfig, Networks, Protocol};
 

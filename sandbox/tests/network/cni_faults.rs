@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
 
 use crate::plugins::{RESULT, TWO, calls, plugin, scripted, write_config};
+use crate::support::CollectGarbage as _;
 use crate::support::{Namespace, block_on, on_private_host, sh};
 
 const ONE: &str = r#"{"cniVersion":"1.1.0","name":"one","plugins":[{"type":"only"}]}"#;

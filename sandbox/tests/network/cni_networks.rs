@@ -11,6 +11,7 @@ use crisp_sandbox::network::{
 };
 
 use crate::plugins::{RESULT, TWO, calls, plugin, scripted, two, write_config};
+use crate::support::CollectGarbage as _;
 use crate::support::{Namespace, ask_twice, block_on, on_private_host, port, sh, tell_callers_who_they_are};
 
 const LAN: &str = r#"{"cniVersion":"1.0.0","name":"lan","plugins":[

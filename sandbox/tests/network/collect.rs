@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crisp_sandbox::network::{NETWORKS_ANNOTATION, NetworkConfig, Networks};
 
 use crate::plugins::{RESULT, calls, plugin, scripted, write_config};
+use crate::support::CollectGarbage as _;
 use crate::support::{Namespace, block_on, on_private_host};
 
 /// Two networks of one plugin each; only the first is in force.

@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::plugins::{RESULT, calls, plugin, scripted, write_config};
+use crate::support::CollectGarbage as _;
 use crate::support::{Namespace, block_on, config, on_private_host, port, sh, traces};
 
 const JOB: &str = "CRISP_TEST_CRASHING_SERVER";

@@ -4,6 +4,7 @@ use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 
 use crisp_sandbox::network::{Networks, PortMapping, Protocol};
 
+use crate::support::CollectGarbage as _;
 use crate::support::{
     Namespace, SECOND, ask, ask_from, block_on, config, on_private_host, outside, port, sh,
     tell_callers_who_they_are, traces,

@@ -8,6 +8,7 @@ use crisp_sandbox::network::{
 };
 
 use crate::plugins::{TWO, write_config};
+use crate::support::CollectGarbage as _;
 use crate::support::{
     Namespace, ask, ask_from, block_on, config, on_private_host, outside, port, sh,
     tell_callers_who_they_are, traces,

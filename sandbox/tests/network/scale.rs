@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks, Protocol};
 
+use crate::support::CollectGarbage as _;
 use crate::support::{
     Namespace, ask_twice, block_on, config, on_private_host, port, sh, tell_callers_who_they_are, traces,
 };

@@ -220,3 +220,17 @@ pub fn outside() -> Namespace {
 pub fn ip(attachment: &Attachment) -> String {
     attachment.ips[0].to_string()
 }
+
+/// Detaches the pods that are no more, as a server does at its start.
+pub trait CollectGarbage {
+    fn collect_garbage(
+        &self,
+        live: &[PodId],
+    ) -> impl Future<Output = Result<Vec<PodId>, NetworkError>> + Send;
+}
+
+impl CollectGarbage for Networks {
+    async fn collect_garbage(&self, live: &[PodId]) -> Result<Vec<PodId>, NetworkError> {
+        self.collect(self.recorded().into_iter().filter(|pod| !live.contains(pod)).collect()).await
+    }
+}

@@ -28,16 +28,24 @@ use super::{NetworkError, PortMapping};
 
 /// Time in which a released port may still be in use: a process that is being started has a copy of the server's
 /// sockets until it runs its program.
-const CLOSING: Duration = Duration::from_millis(200);
+const CLOSING: Duration = Duration::from_secs(1);
 /// Pause before such a port is tried again.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Reservations of all pods, built-in network and CNI alike.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct HostPorts {
     held: Mutex<HashMap<PodId, Held>>,
-    /// The ports that were released within [`CLOSING`], and perhaps some older ones.
+    /// The ports that were released within `closing`, and perhaps some older ones.
     released: Mutex<Vec<(Instant, PortMapping)>>,
+    /// [`CLOSING`], but in tests.
+    closing: Duration,
+}
+
+impl Default for HostPorts {
+    fn default() -> Self {
+        Self { held: Mutex::default(), released: Mutex::default(), closing: CLOSING }
+    }
 }
 
 /// The ports of one pod.
@@ -100,8 +108,8 @@ fn clash(a: &PortMapping, b: &PortMapping) -> bool {
 
 impl HostPorts {
     /// Takes the ports for the pod, all or none; fails if another pod or a program uses one. `why_left` tells
-    /// for another pod that is gone why it still has its ports. Blocks, for milliseconds, on a port that was
-    /// released just before.
+    /// for another pod that is gone why it still has its ports. Blocks, for [`CLOSING`] at most, on a port
+    /// that was released just before.
     pub(super) fn reserve(
         &self,
         pod: &PodId,
@@ -116,7 +124,7 @@ impl HostPorts {
         let taken = loop {
             match self.take(pod, name, ports) {
                 Err(Refusal::Kernel(port, Errno::ADDRINUSE))
-                    if begun.elapsed() < CLOSING && self.was_released(port) =>
+                    if begun.elapsed() < self.closing && self.was_released(port) =>
                 {
                     std::thread::park_timeout(PAUSE);
                 }
@@ -176,13 +184,13 @@ impl HostPorts {
     fn note_released(&self, ports: &[PortMapping]) {
         let now = Instant::now();
         let mut released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
-        released.retain(|(at, _)| now - *at < CLOSING);
+        released.retain(|(at, _)| now - *at < self.closing);
         released.extend(ports.iter().map(|port| (now, port.clone())));
     }
 
     fn was_released(&self, port: &PortMapping) -> bool {
         let released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
-        released.iter().any(|(at, other)| at.elapsed() < CLOSING && clash(other, port))
+        released.iter().any(|(at, other)| at.elapsed() < self.closing && clash(other, port))
     }
 }
 
@@ -292,7 +300,8 @@ mod tests {
 
     #[test]
     fn a_released_port_that_is_still_closing_is_waited_for_and_no_other_one() {
-        let (ports, pod) = (HostPorts::default(), PodId::random());
+        let pod = PodId::random();
+        let mut ports = HostPorts { closing: Duration::from_secs(20), ..HostPorts::default() };
         let both = [tcp(free_port(), None), tcp(free_port(), None)];
         ports.reserve(&pod, "a", &both, |_| None).unwrap();
         // As in a process that is being started.
@@ -306,6 +315,7 @@ mod tests {
         ports.reserve(&pod, "a", &both, |_| None).unwrap();
         closing.join().unwrap();
         // A copy that is not closed, and a port that was not released.
+        ports.closing = Duration::from_millis(100);
         let copy = copy_of(1);
         ports.release(&pod);
         let error = ports.reserve(&pod, "a", &both, |_| None).unwrap_err().to_string();

@@ -56,18 +56,12 @@ impl Networks {
         all.into_iter().collect()
     }
 
-    /// Detaches every recorded pod that is not in `live`, and returns them. Then the plugins free resources
-    /// without a pod. No pod may be attached meanwhile that is not in `live`.
+    /// Detaches recorded pods that are no more, and returns them. Then the plugins free resources without a pod. Those
+    /// that a plugin fails to detach are not among them: these are tried again by [`Self::retry_plugins`].
     ///
     /// # Errors
     /// The first failure, after all were tried.
-    pub async fn collect_garbage(&self, live: &[PodId]) -> Result<Vec<PodId>, NetworkError> {
-        self.collect(self.recorded().into_iter().filter(|pod| !live.contains(pod)).collect()).await
-    }
-
-    /// The same for recorded pods that are no more. Those that a plugin fails to detach are not among them:
-    /// these are tried again by [`Self::retry_plugins`].
-    pub(crate) async fn collect(&self, stale: Vec<PodId>) -> Result<Vec<PodId>, NetworkError> {
+    pub async fn collect(&self, stale: Vec<PodId>) -> Result<Vec<PodId>, NetworkError> {
         let given_up: BTreeSet<PodId> = self.0.cni.leftovers().into_iter().map(|(pod, _)| pod).collect();
         let given_back =
             self.give_back(stale.into_iter().filter(|pod| !given_up.contains(pod)).collect()).await;
