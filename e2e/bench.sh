@@ -6,7 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-bash e2e/install.sh gcc libc6-dev busybox-static docker-registry e2fsprogs mount protobuf-compiler
+bash e2e/install.sh containernetworking-plugins gcc libc6-dev busybox-static docker-registry e2fsprogs iproute2 iptables mount protobuf-compiler
 cargo build --release
 cargo run --release -p crisp-e2e --bin bench -- --check crisp "$@"
+cargo run --release -p crisp-e2e --bin bench -- --only network --check crisp
 cargo run --release -p crisp-e2e --bin bench -- --vanish 10000 crisp

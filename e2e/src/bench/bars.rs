@@ -10,7 +10,10 @@ enum Bound {
 }
 
 /// Names of rows, as the series set them, with the bounds of their medians.
-const BARS: [(&str, Bound); 15] = [
+type Bars = [(&'static str, Bound)];
+
+/// Those of a whole run.
+const WHOLE: [(&str, Bound); 15] = [
     ("up, pod network, apart", Bound::AtMost(9.0)),
     ("up, host network, apart", Bound::AtMost(6.0)),
     ("down, pod network, apart", Bound::AtMost(7.0)),
@@ -28,12 +31,36 @@ const BARS: [(&str, Bound); 15] = [
     ("PSS of the server, after the whole run", Bound::AtMost(20_000.0)),
 ];
 
-/// Makes one line per bar, and returns whether all bars are met. A bar without a result is not met.
+/// Those of the part that only an option runs.
+const NETWORK: [(&str, Bound); 4] = [
+    ("RunPodSandbox, apart", Bound::AtMost(4.0)),
+    (ABOVE_PLUGINS, Bound::AtMost(5.0)),
+    (THROUGHPUT_OF_BRIDGE, Bound::AtLeast(90.0)),
+    (LATENCY_OF_BRIDGE, Bound::AtMost(110.0)),
+];
+
+/// Time that Crisp adds to plugins which are run by hand.
+pub const ABOVE_PLUGINS: &str = "RunPodSandbox with plugins, above the plugins by hand";
+pub const THROUGHPUT_OF_BRIDGE: &str = "pod to pod, one TCP stream, of Debian's bridge plugin";
+pub const LATENCY_OF_BRIDGE: &str = "pod to pod, one byte and back, of Debian's bridge plugin";
+
+/// Checks the results of a whole run, see [`compare`].
 #[must_use]
 pub fn check(rows: &[Row], runtime: &str) -> (String, bool) {
+    compare(rows, runtime, &WHOLE)
+}
+
+/// Checks the results of the network part, see [`compare`].
+#[must_use]
+pub fn check_network(rows: &[Row], runtime: &str) -> (String, bool) {
+    compare(rows, runtime, &NETWORK)
+}
+
+/// Makes one line per bar, and returns whether all bars are met. A bar without a result is not met.
+fn compare(rows: &[Row], runtime: &str, bars: &Bars) -> (String, bool) {
     let mut text = String::new();
     let mut kept = true;
-    for (what, bound) in BARS {
+    for &(what, bound) in bars {
         let row = rows.iter().find(|row| row.what == what && row.runtime == runtime);
         let value = row.map_or(f64::NAN, |row| row.percentile(50));
         let unit = row.map_or("", |row| row.unit);
@@ -58,7 +85,7 @@ mod tests {
             let (Bound::AtMost(limit) | Bound::AtLeast(limit)) = bound;
             Row::new("crisp", what, "x", vec![change(what, limit)])
         };
-        BARS.into_iter().map(row).collect()
+        WHOLE.into_iter().map(row).collect()
     }
 
     #[test]
@@ -78,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_figure_that_was_not_measured_is_a_miss() {
-        assert!(!check(&[], "crisp").1);
+        assert!(!check(&[], "crisp").1 && !check_network(&[], "crisp").1);
         assert!(!check(&rows(|_, limit| limit), "other").1);
     }
 }

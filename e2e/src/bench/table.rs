@@ -24,6 +24,13 @@ impl Row {
         Self::new(runtime, what, "ms", times.iter().map(|t| t.as_secs_f64() * 1e3).collect())
     }
 
+    /// One row of the values of both.
+    #[must_use]
+    pub fn joined(mut self, other: Self) -> Self {
+        self.values.extend(other.values);
+        Self::new(&self.runtime, self.what, self.unit, self.values)
+    }
+
     /// The value below which `percent` of the series lies.
     #[must_use]
     pub fn percentile(&self, percent: usize) -> f64 {

@@ -4,7 +4,8 @@
 //! makes; NAME=SOCKET is a runtime that runs already. Several runtimes take turns. Images come from a
 //! docker-registry that it starts on 127.0.0.1, which runtimes reach by plain HTTP.
 //!
-//! - `--check`: at the end, compare Crisp's results with the bars; exit code 1 when one is missed.
+//! - `--check`: at the end, compare Crisp's results with the bars of a whole run, or of the network part; exit code 1
+//!   when one is missed, or was not measured.
 //! - `--quick`: fewer rounds, no pulls.
 //! - `--pause MS`: the pause before each request of the "apart" results [default: 30].
 //! - `--only PART`: only this part. cycles: pods up and down; standing: requests while pods run; streams:
@@ -32,6 +33,10 @@ use crisp_e2e::{Client, Image, Machine, Registry, Result, Setup, free_port};
 use k8s_cri::v1::NamespaceMode;
 
 const REST: Duration = Duration::from_secs(35);
+/// The row of single sandboxes.
+const STARTS: &str = "RunPodSandbox, apart";
+/// Measurements of the traffic of each runtime: one depends on what else the machine does.
+const TURNS: usize = 3;
 /// The name of our own server in the table.
 const CRISP: &str = "crisp";
 
@@ -140,7 +145,8 @@ async fn main() -> Result<()> {
         machine.close().await?;
     }
     if options.check {
-        let (text, kept) = bars::check(&rows, CRISP);
+        let check = if options.only == Some(Part::Network) { bars::check_network } else { bars::check };
+        let (text, kept) = check(&rows, CRISP);
         println!("{text}");
         if !kept {
             return Err("a bar is missed".into());
@@ -217,19 +223,43 @@ async fn network(
 ) -> Result<Vec<Row>> {
     let (effort, pod) = (options.effort, NamespaceMode::Pod);
     let (apart, at_once) = (series(pod, options.pause), series(pod, Duration::ZERO));
-    let mut rows = vec![sandboxes::starts(target, &apart, effort, "RunPodSandbox, apart").await?];
+    let mut rows = vec![sandboxes::starts(target, &apart, effort, STARTS).await?];
     rows.push(sandboxes::many(target, &at_once, effort.sandboxes).await?);
     rows.push(sandboxes::churn(target, &at_once, effort.churn).await?);
-    rows.extend(between_pods(target, &at_once, effort).await?);
 
     let bridge = PluginBridge::new(files);
     let machine = Machine::start_with(bridge.setup()).await?;
     bridge.configure(&machine).await?;
     let plugins = Target { name: "crisp with plugins".into(), socket: machine.socket(), metrics: None };
-    rows.push(sandboxes::starts(&plugins, &apart, effort, "RunPodSandbox, apart").await?);
-    rows.extend(between_pods(&plugins, &at_once, effort).await?);
+    let with_plugins = sandboxes::starts(&plugins, &apart, effort, STARTS).await?;
+    rows.extend(compare_traffic([target, &plugins], &at_once, effort).await?);
     machine.close().await?;
-    rows.push(bridge.by_hand(effort, options.pause)?);
+    let by_hand = bridge.by_hand(effort, options.pause)?;
+    let above = with_plugins.percentile(50) - by_hand.percentile(50);
+    rows.extend([with_plugins, by_hand, Row::new(&target.name, bars::ABOVE_PLUGINS, "ms", vec![above])]);
+    Ok(rows)
+}
+
+/// Traffic of the first, and what part that is of the traffic of the second; they take turns.
+async fn compare_traffic(targets: [&Target; 2], series: &Series, effort: Effort) -> Result<Vec<Row>> {
+    let mut rows: Vec<Row> = Vec::new();
+    for _ in 0..TURNS {
+        let mut turn = between_pods(targets[0], series, effort).await?;
+        turn.extend(between_pods(targets[1], series, effort).await?);
+        rows = match rows.len() {
+            0 => turn,
+            _ => rows.into_iter().zip(turn).map(|(row, next)| row.joined(next)).collect(),
+        };
+    }
+    let [rate, time, rate_of_plugins, time_of_plugins] = &rows[..] else {
+        return Err("not two figures of each".into());
+    };
+    let part = |own: &Row, other: &Row| vec![own.percentile(50) / other.percentile(50) * 100.0];
+    let parts = [
+        Row::new(&targets[0].name, bars::THROUGHPUT_OF_BRIDGE, "%", part(rate, rate_of_plugins)),
+        Row::new(&targets[0].name, bars::LATENCY_OF_BRIDGE, "%", part(time, time_of_plugins)),
+    ];
+    rows.extend(parts);
     Ok(rows)
 }
 

@@ -164,12 +164,14 @@ async fn run(mut running: Running, streams: Streams, mut session: ProcessSession
         Some(Ok(code)) => session.finish(Outcome::Exited(code)).await,
         Some(Err(error)) => session.finish(Outcome::Failed(error.to_string())).await,
         None => {
+            // Before the terminal is hung up, which may end the command: the monitor must know why.
+            let is_signalled = running.signal_hang_up().await;
             // The client's connection is not kept during the grace period. Closing the last descriptor hangs
             // up the terminal.
             drop((session, terminal));
             stdout.take_if(|source| matches!(source, Source::Terminal(_)));
             let discard = async { tokio::join!(discard(&mut stdout), discard(&mut stderr)) };
-            running.hang_up(discard).await;
+            running.end_in_time(is_signalled, discard).await;
         }
     }
 }

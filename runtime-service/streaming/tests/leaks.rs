@@ -11,7 +11,7 @@ use tokio::sync::Barrier;
 
 const TTY: ProcessRequest = ProcessRequest { stdin: true, stdout: true, stderr: false, tty: true };
 const WARM_UP: u16 = 200;
-const ROUNDS: u16 = 2000;
+const ROUNDS: u16 = 10_000;
 const AT_ONCE: usize = 200;
 /// More kilobytes than these are memory that sessions left behind: half a kilobyte of each.
 const LEEWAY: usize = 1024;

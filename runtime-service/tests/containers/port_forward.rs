@@ -43,6 +43,38 @@ async fn ports_are_forwarded_with_half_close_and_refusals_end_alone() {
     lab.remove_pod(&pod).await;
 }
 
+/// A port may send all that it has and close, and still wait for the answer of the client.
+#[tokio::test]
+async fn a_port_that_has_ended_its_output_still_gets_all_that_the_client_sends() {
+    let lab = lab!();
+    let pod = lab.pod("forward-half").await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let client = lab.forward(&pod).await;
+    let mut connection = client.open(port).unwrap();
+    let (mut in_pod, _) = listener.accept().await.unwrap();
+    in_pod.write_all(b"all there is").await.unwrap();
+    in_pod.shutdown().await.unwrap();
+    let mut output = Vec::new();
+    while let Some(bytes) = connection.reader.read().await.unwrap() {
+        output.extend_from_slice(&bytes);
+    }
+    assert_eq!(output, b"all there is");
+    // Longer than a client that cannot end its own direction is waited for.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let write = async {
+        connection.writer.write(&[1; 300_000]).await.unwrap();
+        connection.writer.close().await.unwrap();
+    };
+    let mut input = Vec::new();
+    let both = async { tokio::join!(write, in_pod.read_to_end(&mut input)).1 };
+    let read = tokio::time::timeout(Duration::from_secs(60), both).await.expect("the end of the input");
+    assert_eq!(read.unwrap(), 300_000);
+    assert!(input.iter().all(|byte| *byte == 1));
+    assert_eq!(read_all(Some(connection.error)).await, "");
+    lab.remove_pod(&pod).await;
+}
+
 /// A word on the error stream would end the whole session of kubectl.
 #[tokio::test]
 async fn a_connection_that_the_pod_resets_ends_alone_and_without_a_word() {

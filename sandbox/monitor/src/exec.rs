@@ -79,7 +79,12 @@ pub(crate) struct Orphans {
     cgroup: OwnedFd,
     /// None while the connection lasts.
     pub(crate) kill_at: Option<Instant>,
+    /// Until then the end of the connection may come that had already hung up its terminal.
+    pub(crate) forget_at: Option<Instant>,
 }
+
+/// Longest time between the two when a server dies.
+const DYING: Duration = Duration::from_secs(2);
 
 impl Exec {
     pub(crate) fn kill(&mut self) {
@@ -120,18 +125,20 @@ impl Exec {
         }
     }
 
-    /// Handles its end.
-    pub(crate) fn orphans(self) -> Option<Orphans> {
+    /// Handles its end. `by_terminal`: the hang-up of its terminal may have ended it.
+    pub(crate) fn orphans(self, by_terminal: bool, now: Instant) -> Option<Orphans> {
         let Self { id: exec, connection, grace, kill_at, is_hung_up, cgroup, .. } = self;
-        let is_leaving = is_hung_up || kill_at.is_some();
-        let cgroup = cgroup.filter(|_| is_leaving)?;
-        Some(Orphans { exec, connection, grace, cgroup, kill_at })
+        let is_known = is_hung_up || kill_at.is_some();
+        let cgroup = cgroup.filter(|_| is_known || by_terminal)?;
+        let forget_at = (!is_known).then(|| now + DYING);
+        Some(Orphans { exec, connection, grace, cgroup, kill_at, forget_at })
     }
 }
 
 impl Orphans {
     /// Handles the end of the connection.
     pub(crate) fn hang_up(&mut self, now: Instant) {
+        self.forget_at = None;
         self.kill_at.get_or_insert(now + self.grace);
     }
 

@@ -1,7 +1,7 @@
 //! The sockets of host ports that a monitor keeps open for its pod.
 
 use crisp_monitor::wire::Failure;
-use crisp_monitor::wire::request::{HeldPorts, HoldPorts};
+use crisp_monitor::wire::request::{CopyPorts, HoldPorts};
 use rustix::fd::OwnedFd;
 
 use super::{LinkError, MonitorLink};
@@ -19,11 +19,11 @@ impl MonitorLink {
     ///
     /// # Errors
     /// [`LinkError`].
-    pub async fn held_ports(&self) -> Result<Vec<OwnedFd>, LinkError> {
+    pub async fn copy_ports(&self) -> Result<Vec<OwnedFd>, LinkError> {
         let mut sockets = Vec::new();
         loop {
             let without = u32::try_from(sockets.len()).unwrap_or(u32::MAX);
-            let next = match self.call(HeldPorts { without }).await {
+            let next = match self.call(CopyPorts { without }).await {
                 Err(error) if is_unknown(&error) => return Ok(sockets),
                 next => next?,
             };

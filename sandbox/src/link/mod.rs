@@ -280,6 +280,6 @@ fn deadline(op: Op) -> Duration {
         | Op::Attach
         | Op::SignalExec
         | Op::HoldPorts
-        | Op::HeldPorts => QUICK,
+        | Op::CopyPorts => QUICK,
     }
 }

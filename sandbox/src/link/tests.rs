@@ -73,7 +73,7 @@ fn serve(listener: &OwnedFd, protocol: u16) -> Vec<Packet> {
         ready(&connection);
         let Ok(Some(request)) = packet::receive(&connection) else { return requests };
         let op = Op::from_number(request.header.op).unwrap();
-        if matches!(op, Op::HoldPorts | Op::HeldPorts) {
+        if matches!(op, Op::HoldPorts | Op::CopyPorts) {
             // As a monitor that is older than these.
             let body = Failure::UnknownOperation { op: request.header.op }.encode().unwrap();
             packet::send(&connection, request.header.response(true), &body, &[]).unwrap();
@@ -239,7 +239,7 @@ async fn a_monitor_of_protocol_2_gets_its_plans_in_a_memfd() {
 async fn a_monitor_that_knows_nothing_of_host_ports_holds_none() {
     let peer = Peer::of_protocol(PROTOCOL);
     let link = MonitorLink::connect(&peer.socket, DEADLINE).await.unwrap();
-    assert!(link.held_ports().await.unwrap().is_empty());
+    assert!(link.copy_ports().await.unwrap().is_empty());
     let refused = link.hold_ports(vec![null()]).await.unwrap_err();
     assert!(matches!(refused.failure(), Some(Failure::UnknownOperation { .. })), "{refused}");
     link.shutdown(true).await.unwrap();

@@ -127,7 +127,7 @@ pub(crate) async fn reached(
         None => link.within(ANSWER[0]).network().await.ok(),
     };
     let kept = match service.networks.lacks_ports(&pod.id) {
-        true => Some(link.within(ANSWER[0]).held_ports().await),
+        true => Some(link.within(ANSWER[0]).copy_ports().await),
         false => None,
     };
     if !pod.status().state.may_run() {
@@ -161,7 +161,7 @@ async fn complete_ports(service: &ServiceState, pod: &Pod, kept: Result<Vec<Owne
         }
     };
     let (networks, id) = (service.networks.clone(), pod.id.clone());
-    // It has no result.
+    // Should it panic, the monitor still holds them.
     let _ = spawn_blocking(move || networks.complete_ports(&id, kept)).await;
 }
 

@@ -1,6 +1,6 @@
 //! Sockets of host ports that a monitor keeps.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
 use crisp_executor::plan::CgroupJoin;
@@ -12,8 +12,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::harness::{Pod, gone, missing, request, until};
 use crate::plans::{process, sh};
 
-fn sockets(count: usize) -> (Vec<OwnedFd>, Vec<SocketAddr>) {
-    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+/// `address`, in 127.0.7.0/24, is of one test alone: ports that it gives back must not become those of another one.
+fn sockets(count: usize, address: u8) -> (Vec<OwnedFd>, Vec<SocketAddr>) {
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind((Ipv4Addr::new(127, 0, 7, address), 0)).unwrap()).collect();
     let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
     (listeners.into_iter().map(OwnedFd::from).collect(), addresses)
 }
@@ -39,13 +41,13 @@ async fn ports_are_held_until_the_monitor_ends_and_nothing_in_the_pod_gets_them(
     }
     // Repeated: a copy that is closed late shows only sometimes.
     for _ in 0..5 {
-        let (of_open, mut addresses) = sockets(3);
+        let (of_open, mut addresses) = sockets(3, 1);
         let (pod, opened) = Pod::open_with(|request| {
             request.shared_pid = true;
             request.host_ports = of_open;
         })
         .await;
-        let (more, their_addresses) = sockets(150);
+        let (more, their_addresses) = sockets(150, 1);
         pod.link.hold_ports(more).await.unwrap();
         addresses.extend(their_addresses);
         assert!(!are_free(&addresses));
@@ -82,11 +84,11 @@ async fn a_restarted_server_gets_copies_of_all() {
     if missing() {
         return;
     }
-    let (held, mut addresses) = sockets(100);
+    let (held, mut addresses) = sockets(100, 2);
     let (pod, _) = Pod::open_with(|request| request.host_ports = held).await;
     let before = sockets_of(pod.pid);
     let restarted = pod.connect().await;
-    let copies = restarted.held_ports().await.unwrap();
+    let copies = restarted.copy_ports().await.unwrap();
     let mut copied: Vec<SocketAddr> =
         copies.iter().map(|socket| getsockname(socket).unwrap().try_into().unwrap()).collect();
     addresses.sort();
@@ -99,7 +101,7 @@ async fn a_restarted_server_gets_copies_of_all() {
     drop(copies);
     assert!(are_free(&addresses));
     let without = Pod::open().await;
-    assert!(without.link.held_ports().await.unwrap().is_empty());
+    assert!(without.link.copy_ports().await.unwrap().is_empty());
     without.shutdown().await;
 }
 
@@ -108,20 +110,20 @@ async fn a_monitor_that_is_killed_or_cannot_open_its_pod_holds_nothing() {
     if missing() {
         return;
     }
-    let (held, addresses) = sockets(2);
+    let (held, addresses) = sockets(2, 3);
     let (pod, _) = Pod::open_with(|request| request.host_ports = held).await;
     assert!(!are_free(&addresses));
     kill_process(Pid::from_raw(pod.pid).unwrap(), Signal::KILL).unwrap();
     gone(pod.pid).await;
     assert!(are_free(&addresses));
-    let (held, addresses) = sockets(2);
+    let (held, addresses) = sockets(2, 3);
     let pod = Pod::fresh().await;
     let mut failing = request(pod.folder.path());
     failing.sysctls = vec![("net/no/such/setting".into(), "1".into())];
     failing.host_ports = held;
     pod.link.open_pod(failing).await.unwrap_err();
     assert!(are_free(&addresses));
-    let (more, _) = sockets(1);
+    let (more, _) = sockets(1, 3);
     pod.link.hold_ports(more).await.unwrap_err();
     pod.shutdown().await;
 }

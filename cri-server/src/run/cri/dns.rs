@@ -1,5 +1,6 @@
 //! Resolver settings of the host.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use crisp_proto::runtime::v1::DnsConfig;
@@ -9,10 +10,23 @@ const SYSTEMD_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
 /// The host's resolver settings.
 pub fn host_dns() -> DnsConfig {
-    let read = |path: &str| std::fs::read_to_string(path).map(|text| parse(&text)).unwrap_or_default();
-    let own = read("/etc/resolv.conf");
-    let only_stub = !own.servers.is_empty() && own.servers.iter().all(|s| s == "127.0.0.53");
-    if only_stub && Path::new(SYSTEMD_RESOLVED).exists() { read(SYSTEMD_RESOLVED) } else { own }
+    dns_of(Path::new("/etc/resolv.conf"), Path::new(SYSTEMD_RESOLVED))
+}
+
+/// The settings in the host's file, or in the other one if a pod can only reach the servers of that.
+fn dns_of(host: &Path, behind_stub: &Path) -> DnsConfig {
+    let read = |path| std::fs::read_to_string(path).map(|text| parse(&text)).unwrap_or_default();
+    let can_be_reached = |dns: &DnsConfig| !dns.servers.iter().all(|server| is_loopback(server));
+    let own = read(host);
+    if own.servers.is_empty() || can_be_reached(&own) {
+        return own;
+    }
+    Some(read(behind_stub)).filter(can_be_reached).unwrap_or(own)
+}
+
+fn is_loopback(server: &str) -> bool {
+    let address = server.split('%').next().unwrap_or_default();
+    address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// Parses a resolv.conf(5): the last search line counts, options accumulate.
@@ -33,6 +47,30 @@ fn parse(text: &str) -> DnsConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_on_the_hosts_loopback_are_replaced_where_others_are_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let (host, behind) = (folder.path().join("host"), folder.path().join("behind"));
+        for stub in ["127.0.0.53", "127.0.0.54", "127.0.0.1", "::1"] {
+            std::fs::write(&host, format!("nameserver {stub}\nsearch lan\n")).unwrap();
+            std::fs::write(&behind, "nameserver fe80::1%eth0\nnameserver 192.0.2.1\nsearch lan\n").unwrap();
+            assert_eq!(dns_of(&host, &behind).servers, ["fe80::1%eth0", "192.0.2.1"], "{stub}");
+            std::fs::write(&behind, "nameserver 127.0.0.1\n").unwrap();
+            assert_eq!(dns_of(&host, &behind).servers, [stub]);
+            std::fs::remove_file(&behind).unwrap();
+            assert_eq!(dns_of(&host, &behind).servers, [stub]);
+        }
+        std::fs::write(&behind, "nameserver 192.0.2.1\n").unwrap();
+        for servers in [&["127.0.0.1", "192.0.2.7"][..], &[]] {
+            std::fs::write(
+                &host,
+                servers.iter().map(|server| format!("nameserver {server}\n")).collect::<String>(),
+            )
+            .unwrap();
+            assert_eq!(dns_of(&host, &behind).servers, servers);
+        }
+    }
 
     #[test]
     fn resolver_files_are_read() {

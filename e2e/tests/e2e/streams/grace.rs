@@ -20,11 +20,11 @@ enum Loss {
     ClientThenServer,
 }
 
-/// A command whose child ignores SIGHUP.
+/// A command with a child that ignores SIGHUP, and one in the same process group that notes it and ends.
 struct Deaf {
     name: &'static str,
     session: Option<Process>,
-    /// An argument of the child, and of no other process.
+    /// An argument of the child that ignores SIGHUP, and of no other process.
     child: String,
 }
 
@@ -38,13 +38,16 @@ impl Deaf {
         let child = format!("7{:05}.{}", std::process::id() % 100_000, unique());
         // The output of a command whose server is killed has no reader: the shell's word on an ended child would end it.
         let line = format!(
-            "trap 'echo hup >> /tmp/{name}; {at_hup}' HUP; sh -c \"trap '' HUP; exec sleep {child}\" & echo up; \
-             exec 2>/dev/null; while :; do sleep 0.1; done"
+            "trap 'echo hup >> /tmp/{name}; {at_hup}' HUP; sh -c \"trap '' HUP; exec sleep {child}\" & \
+             sh -c \"trap 'echo hup >> /tmp/{name}-child; exit' HUP; touch /tmp/{name}-up; \
+             while :; do sleep 0.1; done\" 2>/dev/null & \
+             echo up; exec 2>/dev/null; while :; do sleep 0.1; done"
         );
         let mut session = exec(lab, id, &line, Protocol::WebSocketV5, streams).await?;
         session.until(|session| session.text(Channel::Stdout).trim() == "up")?;
         // With its trap: the process has this argument of its own only after the exec behind it.
         runs(&child).await;
+        lab.client.until(id, &format!("test -e /tmp/{name}-up")).await?;
         Ok(Self { name, session: Some(session), child })
     }
 }
@@ -59,10 +62,10 @@ fn unique() -> u32 {
 const COMMANDS: [(&str, &str, Streams); 3] =
     [("goes-on", ":", PIPES), ("leaves", "exit", PIPES), ("hung-up", "exit", TERMINAL)];
 
-/// Waits until all commands have got SIGHUP.
+/// Waits until all commands have got SIGHUP, and their process groups.
 async fn until_heard(lab: &mut Lab, id: &str) -> Result<()> {
     for (name, ..) in COMMANDS {
-        lab.client.until(id, &format!("test -e /tmp/{name}")).await?;
+        lab.client.until(id, &format!("test -e /tmp/{name} && test -e /tmp/{name}-child")).await?;
     }
     Ok(())
 }
@@ -116,8 +119,10 @@ impl Loss {
         }
         println!("{self:?}, with a grace time of {grace:?}: killed after {:?}", begun.elapsed());
         for (name, _, streams) in COMMANDS.iter().filter(|(.., streams)| !streams.tty) {
-            let heard = lab.client.sh(&id, &format!("cat /tmp/{name}")).await?;
-            assert_eq!(heard, "hup\n", "{self:?}: {name}, {streams:?}");
+            for file in [(*name).to_owned(), format!("{name}-child")] {
+                let heard = lab.client.sh(&id, &format!("cat /tmp/{file}")).await?;
+                assert_eq!(heard, "hup\n", "{self:?}: {file}, {streams:?}");
+            }
         }
         lab.client.until(&id, "! ps | grep -q '[s]leep 0.1'").await?;
         lab.close().await

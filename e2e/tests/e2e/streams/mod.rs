@@ -3,6 +3,7 @@
 mod attach;
 mod broken;
 mod deaths;
+mod ends;
 mod grace;
 mod held;
 mod hostile;

@@ -5,10 +5,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crisp_e2e::link::Endpoint;
-use crisp_e2e::session::{Channel, Process, Protocol};
+use crisp_e2e::pod_server::{PodServer, Service};
+use crisp_e2e::session::{Channel, Forward, ForwardProtocol, Process, Protocol};
 use crisp_e2e::{Lab, Result, Setup, free_port, needs};
 
-use super::protocols::{PIPES, exec_url};
+use super::protocols::{PIPES, exec_url, forward_url};
 
 /// Makes NAME.crt and NAME.key, for these addresses of a server; returns their paths.
 pub fn certificate(folder: &Path, name: &str, addresses: &[&str]) -> Result<(String, String)> {
@@ -87,6 +88,14 @@ async fn a_replaced_certificate_is_used_for_new_sessions_and_old_ones_go_on() ->
         echoes(&mut process, "new\n")?;
         process.close_stdin()?;
         assert_eq!(process.exit_code()?, 7, "{protocol:?}");
+    }
+    let _echo = PodServer::start(&lab.machine, &pod, 8081, Service::Echo)?;
+    for protocol in ForwardProtocol::ALL {
+        let url = forward_url(&mut lab, &pod, 8081).await?;
+        let endpoint = Endpoint { url: &url, trusted: Some(&second) };
+        let mut forward = Forward::open(endpoint, protocol, 8081)?;
+        forward.send(b"over TLS")?;
+        forward.until(|forward| forward.data() == b"over TLS")?;
     }
     let url = exec_url(&mut lab, &id, "cat", PIPES).await?;
     let refused = Process::open(Endpoint { url: &url, trusted: Some(&first) }, Protocol::WebSocketV5, PIPES);

@@ -318,12 +318,15 @@ impl Running {
         }
     }
 
-    /// Ends a command whose client is gone: SIGHUP to its process group, and after the grace period SIGKILL
-    /// to all processes that it started. If the monitor cannot signal it, it is killed at once. `meanwhile`
-    /// runs until then.
-    pub(super) async fn hang_up(mut self, meanwhile: impl Future) {
-        let signal = rustix::process::Signal::HUP.as_raw();
-        if self.link.signal_exec(self.exec, signal).await.is_ok() {
+    /// Sends SIGHUP to the process group of a command whose client is gone. Returns whether the monitor could.
+    pub(super) async fn signal_hang_up(&mut self) -> bool {
+        self.link.signal_exec(self.exec, rustix::process::Signal::HUP.as_raw()).await.is_ok()
+    }
+
+    /// Ends a command after its SIGHUP: after the grace period all processes that it started get SIGKILL; at once if
+    /// it could not be signalled. `meanwhile` runs until then.
+    pub(super) async fn end_in_time(mut self, is_signalled: bool, meanwhile: impl Future) {
+        if is_signalled {
             let meanwhile = async {
                 meanwhile.await;
                 std::future::pending::<()>().await;

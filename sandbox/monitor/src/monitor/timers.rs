@@ -31,7 +31,7 @@ impl Monitor {
         let containers =
             self.containers.values().flat_map(|c| [c.log.retry_at(), c.announce_at(), c.clients_retry_at()]);
         let execs = self.execs.values().flat_map(|exec| [exec.kill_at, exec.response.at(), exec.read_at()]);
-        let orphans = self.orphans.iter().map(|orphans| orphans.kill_at);
+        let orphans = self.orphans.iter().flat_map(|orphans| [orphans.kill_at, orphans.forget_at]);
         let held = self.held.iter().map(|held| Some(held.until));
         let own = [self.tidy.0, self.ending.give_up_at(), self.unused_at()];
         let next = containers.chain(execs).chain(orphans).chain(held).chain(own).flatten().min()?;
@@ -71,6 +71,7 @@ impl Monitor {
             exec.kill_all();
             exec.kill_at = None;
         }
+        self.orphans.retain(|orphans| !due(orphans.forget_at));
         for orphans in self.orphans.extract_if(.., |orphans| due(orphans.kill_at)) {
             orphans.kill();
         }

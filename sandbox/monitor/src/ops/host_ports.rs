@@ -1,7 +1,7 @@
 //! Sockets that keep the pod's host ports from other programs, also while no server runs.
 
 use crisp_monitor::wire::Failure;
-use crisp_monitor::wire::request::{HeldPorts, HoldPorts};
+use crisp_monitor::wire::request::{CopyPorts, HoldPorts};
 use crisp_monitor::wire::response::PortSockets;
 use rustix::io::fcntl_dupfd_cloexec;
 
@@ -20,8 +20,8 @@ impl Monitor {
     }
 
     /// Returns copies of the next sockets.
-    pub(super) fn held_ports(&mut self, call: Call) -> Result<Reply, Failure> {
-        let HeldPorts { without } = call.read()?;
+    pub(super) fn copy_ports(&mut self, call: Call) -> Result<Reply, Failure> {
+        let CopyPorts { without } = call.read()?;
         let held = self.pod.host_ports()?;
         let wanted = held.iter().skip(usize::try_from(without).unwrap_or(usize::MAX)).take(AT_ONCE);
         let copies = wanted.map(|socket| fcntl_dupfd_cloexec(socket, 3)).collect::<Result<_, _>>();

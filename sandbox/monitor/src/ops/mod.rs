@@ -44,7 +44,7 @@ pub(crate) fn perform(monitor: &mut Monitor, call: Call) -> Result<Reply, Failur
         Op::Attach => monitor.attach(call),
         Op::SignalExec => monitor.signal_exec(call),
         Op::HoldPorts => monitor.hold_ports(call),
-        Op::HeldPorts => monitor.held_ports(call),
+        Op::CopyPorts => monitor.copy_ports(call),
     }
 }
 

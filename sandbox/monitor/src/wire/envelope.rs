@@ -48,8 +48,8 @@ pub enum Op {
     SignalExec = 43,
     /// [`HoldPorts`](super::request::HoldPorts).
     HoldPorts = 44,
-    /// [`HeldPorts`](super::request::HeldPorts).
-    HeldPorts = 45,
+    /// [`CopyPorts`](super::request::CopyPorts).
+    CopyPorts = 45,
 }
 
 impl Op {
@@ -76,7 +76,7 @@ impl Op {
         Self::Attach,
         Self::SignalExec,
         Self::HoldPorts,
-        Self::HeldPorts,
+        Self::CopyPorts,
     ];
 
     /// The operation with that number, if this build knows it.
@@ -107,7 +107,7 @@ impl Op {
             Self::Attach => "attach",
             Self::SignalExec => "signal exec",
             Self::HoldPorts => "hold ports",
-            Self::HeldPorts => "held ports",
+            Self::CopyPorts => "copy ports",
         }
     }
 }

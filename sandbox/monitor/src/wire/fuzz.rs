@@ -3,7 +3,7 @@
 use crisp_executor::plan::Plan;
 
 use super::request::{
-    Attach, CloseStdin, ExecRequest, Forget, HeldPorts, HoldPorts, KillExec, OpenPod, OpenStdin, ReopenLog,
+    Attach, CloseStdin, CopyPorts, ExecRequest, Forget, HoldPorts, KillExec, OpenPod, OpenStdin, ReopenLog,
     Resize, Shutdown, Signal, SignalExec, StartRequest,
 };
 use super::response::{Event, Greeting, PodNetwork, PodOpened, PodReport, PortSockets, Started, StdinOpened};
@@ -48,6 +48,6 @@ fn request(op: Op, message: Message, version: u16) {
         Op::Attach => drop(Attach::decode(message, version)),
         Op::SignalExec => drop(SignalExec::decode(message, version)),
         Op::HoldPorts => drop(HoldPorts::decode(message, version)),
-        Op::HeldPorts => drop(HeldPorts::decode(message, version)),
+        Op::CopyPorts => drop(CopyPorts::decode(message, version)),
     }
 }

@@ -198,7 +198,7 @@ pub struct HoldPorts {
 
 /// Requests copies of the sockets of [`HoldPorts`], without the first ones: one response has only some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeldPorts {
+pub struct CopyPorts {
     pub without: u32,
 }
 
@@ -232,7 +232,7 @@ plain! {
     OpenStdin -> StdinOpened;
     CloseStdin -> ();
     SignalExec -> ();
-    HeldPorts -> PortSockets;
+    CopyPorts -> PortSockets;
 }
 
 impl Request for OpenPod {

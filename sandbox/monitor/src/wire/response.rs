@@ -85,7 +85,7 @@ pub struct PodNetwork {
     pub netns: OwnedFd,
 }
 
-/// The response to [`HeldPorts`](super::request::HeldPorts).
+/// The response to [`CopyPorts`](super::request::CopyPorts).
 #[derive(Debug)]
 pub struct PortSockets {
     /// Those that follow the requested start, perhaps not all.

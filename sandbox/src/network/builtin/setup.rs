@@ -277,11 +277,11 @@ impl Builtin {
 
     /// Removes bridge and table if no pod is left; returns `false` when there is one.
     pub(in crate::network) fn close_if_unused(&self) -> Result<bool, NetworkError> {
-        self.close(|_| false)
+        self.close(false)
     }
 
-    /// `has_table`: whether there may be a table that this process did not make, of a bridge that is gone.
-    fn close(&self, has_table: impl FnOnce(&mut HostSetup) -> bool) -> Result<bool, NetworkError> {
+    /// `for_good`: also tables that this process did not make, of a bridge that is gone.
+    fn close(&self, for_good: bool) -> Result<bool, NetworkError> {
         self.reap()?;
         self.prune_orphans()?;
         let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
@@ -291,11 +291,15 @@ impl Builtin {
         let bridge = self.bridge();
         let mut socket = route_socket()?;
         // An existing bridge is this server's: find() refuses a bridge of another owner under this name.
-        if bridge.find(&mut socket)?.is_some() || setup.table.is_some() || has_table(&mut setup) {
-            if let Some(rules) = self.ruleset().or_else(|| self.unused_ruleset()) {
-                delete_table(&mut setup, &rules)?;
+        let rules = self.ruleset().or_else(|| self.unused_ruleset());
+        if bridge.find(&mut socket)?.is_some() || setup.table.is_some() {
+            if let Some(rules) = &rules {
+                delete_table(&mut setup, rules)?;
             }
             bridge.delete(&mut socket)?;
+        } else if for_good && let Some(rules) = &rules {
+            // A kernel without such tables has none to be deleted.
+            let _ = delete_table(&mut setup, rules);
         }
         *setup = HostSetup::default();
         self.state().forget_network();
@@ -312,17 +316,11 @@ impl Builtin {
             }
         }
         // A pod that is being attached has not seen that it is closed.
-        let closed = self.close(|setup| self.has_table(setup));
+        let closed = self.close(true);
         if !matches!(closed, Ok(true)) {
             self.state().closed = false;
         }
         closed
-    }
-
-    /// A kernel that cannot tell has none.
-    fn has_table(&self, setup: &mut HostSetup) -> bool {
-        let Some(rules) = self.ruleset().or_else(|| self.unused_ruleset()) else { return false };
-        setup.rules_socket().is_ok_and(|socket| rules.exists(socket).unwrap_or(false))
     }
 
     /// The pools that it would use now.

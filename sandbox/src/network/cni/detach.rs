@@ -1,10 +1,12 @@
 //! Detaches a pod from its networks: DEL.
 
+use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Instant;
 
 use crisp_executor::ids::PodId;
 use serde_json::Map;
+use tokio::task::spawn_blocking;
 
 use super::call::passes_result_on;
 use super::config::Plugin;
@@ -17,6 +19,13 @@ use crate::network::{INTERFACE, NetworkError};
 /// After this many failures of DEL the pod is no longer blocked by it: its client repeats the request each
 /// time.
 const TRIES: u32 = 3;
+
+/// Whether a process is in the namespace.
+async fn has_processes(netns: &Path) -> bool {
+    let netns = netns.to_owned();
+    // If it panics, nothing is known: an address must not be freed then.
+    spawn_blocking(move || namespace::has_processes(&netns)).await.unwrap_or(true)
+}
 
 /// The result of a detach.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,8 +56,9 @@ impl Cni {
             Err(error) if asked_again && self.left.failed(pod, error.to_string()) < TRIES => {
                 return Err(error);
             }
-            // A pod that has joined it still has the interface with the address, which no other pod must get.
-            Err(error) if namespace::has_processes(&record.netns) => return Ok(self.give_up(pod, &error)),
+            // A pod that has joined it still has the interface with the address, which no other pod must get. That
+            // cannot be known of a namespace that an earlier release, or a person, has unmounted.
+            Err(error) if has_processes(&record.netns).await => return Ok(self.give_up(pod, &error)),
             Err(error) => match self.delete_without_namespace(&record).await {
                 Ok(leftover) => leftover,
                 Err(_) => return Ok(self.give_up(pod, &error)),

@@ -12,7 +12,7 @@
 //! Monitors of earlier releases hold none; then the bind after the restart is not refused.
 
 mod holder;
-mod kept;
+mod restore;
 mod socket;
 
 use std::collections::HashMap;

@@ -79,7 +79,7 @@ impl HostPorts {
 fn warn(pod: &PodId, name: &str, refused: &[(PortMapping, Errno)]) {
     for (port, errno) in refused {
         let error = refused_by_kernel(port, *errno);
-        tracing::warn!(pod = pod.short(), name, %error, "a published port is not held while the pod runs; what is sent there still goes to the pod");
+        tracing::warn!(pod = pod.short(), name, %error, "a published port is not held any more: another program may use it, but what is sent there goes to the pod while that runs");
     }
 }
 
