@@ -33,7 +33,7 @@ pub struct Setup {
     pub earlier: Option<PathBuf>,
 }
 
-/// Flags that the earliest releases under test do not know, each with a value.
+/// Flags that some earlier releases under test do not know, each with a value.
 const LATER_FLAGS: [&str; 2] = ["--network", "--pod-cidr-v6"];
 
 /// A server on folders, socket, bridge and address pool of its own.
@@ -193,13 +193,7 @@ impl Machine {
             }
         };
         command.env("CRISP_FAULTS", self.setup.faults.as_deref().unwrap_or_default());
-        let mut flags = self.flags();
-        while let Some(at) = flags.iter().position(|flag| LATER_FLAGS.contains(&flag.as_str()))
-            && self.setup.earlier.is_some()
-        {
-            flags.drain(at..at + 2);
-        }
-        command.arg("serve").args(flags).args(&self.setup.args);
+        command.arg("serve").args(self.known_flags()?).args(&self.setup.args);
         self.server = Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -243,6 +237,19 @@ impl Machine {
     pub async fn start_server_without_faults(&mut self) -> Result<()> {
         self.setup.faults = Some(String::new());
         self.start_server().await
+    }
+
+    /// The flags of the server, as far as its release knows them.
+    fn known_flags(&self) -> Result<Vec<String>> {
+        let mut flags = self.flags();
+        let Some(earlier) = &self.setup.earlier else { return Ok(flags) };
+        let help = String::from_utf8(Command::new(earlier).args(["serve", "--help"]).output()?.stdout)?;
+        for unknown in LATER_FLAGS.into_iter().filter(|flag| !help.contains(flag)) {
+            if let Some(at) = flags.iter().position(|flag| flag == unknown) {
+                flags.drain(at..at + 2);
+            }
+        }
+        Ok(flags)
     }
 
     /// Starts the server under test on the folders of an earlier release.

@@ -12,7 +12,7 @@ enum Bound {
 /// Names of rows, as the series set them, with the bounds of their medians.
 type Bars = [(&'static str, Bound)];
 
-/// Those of a whole run.
+/// Bars of a whole run.
 const WHOLE: [(&str, Bound); 15] = [
     ("up, pod network, apart", Bound::AtMost(9.0)),
     ("up, host network, apart", Bound::AtMost(6.0)),
@@ -31,18 +31,18 @@ const WHOLE: [(&str, Bound); 15] = [
     ("PSS of the server, after the whole run", Bound::AtMost(20_000.0)),
 ];
 
-/// Those of the part that only an option runs.
+/// Bars of the network part, which only an option runs.
 const NETWORK: [(&str, Bound); 4] = [
     ("RunPodSandbox, apart", Bound::AtMost(4.0)),
     (ABOVE_PLUGINS, Bound::AtMost(5.0)),
-    (THROUGHPUT_OF_BRIDGE, Bound::AtLeast(90.0)),
-    (LATENCY_OF_BRIDGE, Bound::AtMost(110.0)),
+    (RELATIVE_THROUGHPUT, Bound::AtLeast(90.0)),
+    (RELATIVE_LATENCY, Bound::AtMost(110.0)),
 ];
 
 /// Time that Crisp adds to plugins which are run by hand.
 pub const ABOVE_PLUGINS: &str = "RunPodSandbox with plugins, above the plugins by hand";
-pub const THROUGHPUT_OF_BRIDGE: &str = "pod to pod, one TCP stream, of Debian's bridge plugin";
-pub const LATENCY_OF_BRIDGE: &str = "pod to pod, one byte and back, of Debian's bridge plugin";
+pub const RELATIVE_THROUGHPUT: &str = "pod to pod, one TCP stream, relative to Debian's bridge plugin";
+pub const RELATIVE_LATENCY: &str = "pod to pod, one byte and back, relative to Debian's bridge plugin";
 
 /// Checks the results of a whole run, see [`compare`].
 #[must_use]

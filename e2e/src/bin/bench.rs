@@ -36,7 +36,7 @@ const REST: Duration = Duration::from_secs(35);
 /// The row of single sandboxes.
 const STARTS: &str = "RunPodSandbox, apart";
 /// Measurements of the traffic of each runtime: one depends on what else the machine does.
-const TURNS: usize = 3;
+const ROUNDS: usize = 3;
 /// The name of our own server in the table.
 const CRISP: &str = "crisp";
 
@@ -240,24 +240,24 @@ async fn network(
     Ok(rows)
 }
 
-/// Traffic of the first, and what part that is of the traffic of the second; they take turns.
+/// Traffic of the first, and what part that is of the traffic of the second; they alternate.
 async fn compare_traffic(targets: [&Target; 2], series: &Series, effort: Effort) -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = Vec::new();
-    for _ in 0..TURNS {
-        let mut turn = between_pods(targets[0], series, effort).await?;
-        turn.extend(between_pods(targets[1], series, effort).await?);
+    for _ in 0..ROUNDS {
+        let mut round = between_pods(targets[0], series, effort).await?;
+        round.extend(between_pods(targets[1], series, effort).await?);
         rows = match rows.len() {
-            0 => turn,
-            _ => rows.into_iter().zip(turn).map(|(row, next)| row.joined(next)).collect(),
+            0 => round,
+            _ => rows.into_iter().zip(round).map(|(row, next)| row.joined(next)).collect(),
         };
     }
     let [rate, time, rate_of_plugins, time_of_plugins] = &rows[..] else {
-        return Err("not two figures of each".into());
+        return Err("expected two rows of each runtime".into());
     };
     let part = |own: &Row, other: &Row| vec![own.percentile(50) / other.percentile(50) * 100.0];
     let parts = [
-        Row::new(&targets[0].name, bars::THROUGHPUT_OF_BRIDGE, "%", part(rate, rate_of_plugins)),
-        Row::new(&targets[0].name, bars::LATENCY_OF_BRIDGE, "%", part(time, time_of_plugins)),
+        Row::new(&targets[0].name, bars::RELATIVE_THROUGHPUT, "%", part(rate, rate_of_plugins)),
+        Row::new(&targets[0].name, bars::RELATIVE_LATENCY, "%", part(time, time_of_plugins)),
     ];
     rows.extend(parts);
     Ok(rows)

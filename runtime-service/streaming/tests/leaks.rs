@@ -13,8 +13,8 @@ const TTY: ProcessRequest = ProcessRequest { stdin: true, stdout: true, stderr: 
 const WARM_UP: u16 = 200;
 const ROUNDS: u16 = 10_000;
 const AT_ONCE: usize = 200;
-/// More kilobytes than these are memory that sessions left behind: half a kilobyte of each.
-const LEEWAY: usize = 1024;
+/// More kilobytes than these are memory that sessions left behind: a fifth of a kilobyte of each.
+const LEEWAY: usize = 2048;
 /// The most resident bytes for one session with its client: both are in this process.
 const MOST: usize = 300 << 10;
 

@@ -33,6 +33,7 @@ pub(crate) struct Exec {
     pub(crate) grace: Duration,
     /// Its v2 cgroup.
     pub(crate) cgroup: Option<OwnedFd>,
+    pub(crate) has_terminal: bool,
     /// It has had its SIGHUP: another one would end what it does about the first.
     pub(crate) is_hung_up: bool,
     /// Set at its connection's end.
@@ -79,11 +80,12 @@ pub(crate) struct Orphans {
     cgroup: OwnedFd,
     /// None while the connection lasts.
     pub(crate) kill_at: Option<Instant>,
-    /// Until then the end of the connection may come that had already hung up its terminal.
+    /// Set for what a terminal's program has left, which may be a daemon: it is forgotten at this time, unless the
+    /// connection has ended before. Then a dying server hung up the terminal.
     pub(crate) forget_at: Option<Instant>,
 }
 
-/// Longest time between the two when a server dies.
+/// Longest time from the hang-up of a terminal to the end of the connection when a server dies.
 const DYING: Duration = Duration::from_secs(2);
 
 impl Exec {
@@ -125,17 +127,22 @@ impl Exec {
         }
     }
 
-    /// Handles its end. `by_terminal`: the hang-up of its terminal may have ended it.
-    pub(crate) fn orphans(self, by_terminal: bool, now: Instant) -> Option<Orphans> {
-        let Self { id: exec, connection, grace, kill_at, is_hung_up, cgroup, .. } = self;
+    /// Handles its end.
+    pub(crate) fn orphans(self, now: Instant) -> Option<Orphans> {
+        let Self { id: exec, connection, grace, kill_at, is_hung_up, cgroup, has_terminal, .. } = self;
         let is_known = is_hung_up || kill_at.is_some();
-        let cgroup = cgroup.filter(|_| is_known || by_terminal)?;
+        let cgroup = cgroup.filter(|_| is_known || (has_terminal && !grace.is_zero()))?;
         let forget_at = (!is_known).then(|| now + DYING);
         Some(Orphans { exec, connection, grace, cgroup, kill_at, forget_at })
     }
 }
 
 impl Orphans {
+    /// Whether its command has got SIGHUP for sure. Otherwise another command may use the cgroup by now.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        self.forget_at.is_none()
+    }
+
     /// Handles the end of the connection.
     pub(crate) fn hang_up(&mut self, now: Instant) {
         self.forget_at = None;

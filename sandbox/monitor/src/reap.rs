@@ -78,14 +78,12 @@ impl Monitor {
         let (id, container) = (exec.id, exec.container.clone());
         // The end of a server hangs up terminals: it may have ended their programs before its connection ends, or is
         // seen to end.
-        let (now, has_grace) = (Instant::now(), !exec.grace.is_zero());
-        if has_grace && self.connections.get(&connection).is_some_and(Connection::is_hung_up) {
+        let now = Instant::now();
+        if !exec.grace.is_zero() && self.connections.get(&connection).is_some_and(Connection::is_hung_up) {
             exec.kill_at = Some(now + exec.grace);
         }
-        // Some shells end with the signal, others with its code.
-        let by_terminal = has_grace && status.code() == 128 + Signal::HUP.as_raw();
         // Closed before the event: a client that receives it finds nothing of the exec left here.
-        self.orphans.extend(exec.orphans(by_terminal, now));
+        self.orphans.extend(exec.orphans(now));
         if let Some((to, started)) = late {
             return self.respond(to, Started { ended: Some(status), ..started });
         }

@@ -5,28 +5,33 @@ use std::path::Path;
 
 use crisp_proto::runtime::v1::DnsConfig;
 
+const HOST: &str = "/etc/resolv.conf";
 /// systemd-resolved lists its upstream servers in this file: its own address cannot be reached from pods.
 const SYSTEMD_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
-/// The host's resolver settings.
-pub fn host_dns() -> DnsConfig {
-    dns_of(Path::new("/etc/resolv.conf"), Path::new(SYSTEMD_RESOLVED))
+/// The host's resolver settings, for a pod on the host's network or on its own.
+pub fn host_dns(is_host_network: bool) -> DnsConfig {
+    let host = Path::new(HOST);
+    if is_host_network { parse_file(host) } else { dns_of(host, Path::new(SYSTEMD_RESOLVED)) }
 }
 
-/// The settings in the host's file, or in the other one if a pod can only reach the servers of that.
+/// The settings in the host's file, or those of `behind_stub` if all servers of that are on the host's loopback.
 fn dns_of(host: &Path, behind_stub: &Path) -> DnsConfig {
-    let read = |path| std::fs::read_to_string(path).map(|text| parse(&text)).unwrap_or_default();
     let can_be_reached = |dns: &DnsConfig| !dns.servers.iter().all(|server| is_loopback(server));
-    let own = read(host);
+    let own = parse_file(host);
     if own.servers.is_empty() || can_be_reached(&own) {
         return own;
     }
-    Some(read(behind_stub)).filter(can_be_reached).unwrap_or(own)
+    Some(parse_file(behind_stub)).filter(can_be_reached).unwrap_or(own)
 }
 
 fn is_loopback(server: &str) -> bool {
     let address = server.split('%').next().unwrap_or_default();
     address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+fn parse_file(path: &Path) -> DnsConfig {
+    std::fs::read_to_string(path).map(|text| parse(&text)).unwrap_or_default()
 }
 
 /// Parses a resolv.conf(5): the last search line counts, options accumulate.

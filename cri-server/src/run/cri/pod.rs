@@ -61,7 +61,7 @@ fn hostname(pod: &Pod) -> String {
 fn dns(pod: &Pod) -> DnsConfig {
     let mut dns = match pod.dns_policy {
         DnsPolicy::Cluster if pod.dns == Dns::default() => return DnsConfig::default(),
-        DnsPolicy::Cluster | DnsPolicy::Host => host_dns(),
+        DnsPolicy::Cluster | DnsPolicy::Host => host_dns(pod.host_network),
         DnsPolicy::None => DnsConfig::default(),
     };
     let add = |list: &mut Vec<String>, more: &[String]| {

@@ -187,7 +187,7 @@ fn resolver(options: &Options, spec: &mut Value) {
     if options.dns.is_empty() && options.dns_search.is_empty() && options.dns_option.is_empty() {
         return;
     }
-    let host = host_dns();
+    let host = host_dns(spec["hostNetwork"] == true);
     let own = |own: Vec<String>, host: Vec<String>| if own.is_empty() { host } else { own };
     let servers = own(options.dns.iter().map(ToString::to_string).collect(), host.servers);
     let mut searches = own(options.dns_search.clone(), host.searches);

@@ -351,10 +351,10 @@ impl Running {
 
     /// Kills it and all processes that it started.
     pub(super) async fn kill(mut self) {
+        // Once it has ended, its cgroup may be that of another command.
+        let Some(group) = self.group.take() else { return };
         self.link.kill_exec(self.exec).await.ok();
-        if let Some(group) = self.group.take() {
-            group.kill();
-        }
+        group.kill();
         // Collects its status from the link. A process that SIGKILL does not end at once is not waited for.
         tokio::time::timeout(KILLED, self.link.wait_exec(self.exec)).await.ok();
     }

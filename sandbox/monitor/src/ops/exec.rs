@@ -78,7 +78,8 @@ impl Monitor {
         if read_at.is_none() && self.poller.add(&starting.report, Token::Launch(key)).is_err() {
             read_at = Some(Instant::now() + LATE);
         }
-        let launch = Launch::new(starting.report, requester, process.terminal, is_exposed);
+        let has_terminal = process.terminal;
+        let launch = Launch::new(starting.report, requester, has_terminal, is_exposed);
         let exec = Exec {
             id: exec_id,
             connection: requester.connection,
@@ -87,6 +88,7 @@ impl Monitor {
             launch: Some(launch.unpolled_until(read_at)),
             grace: Duration::from_millis(grace_ms.into()),
             cgroup: v2.map(|index| fds.swap_remove(index)),
+            has_terminal,
             is_hung_up: false,
             kill_at: None,
             response: Response::Due { late },

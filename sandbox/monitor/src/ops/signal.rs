@@ -48,7 +48,9 @@ impl Monitor {
     pub(super) fn kill_exec(&mut self, call: Call) -> Result<Reply, Failure> {
         let connection = call.requester.connection;
         let request::KillExec { exec: id } = call.read()?;
-        let is_its = |orphans: &mut Orphans| orphans.connection == connection && orphans.exec == id;
+        let is_its = |orphans: &mut Orphans| {
+            orphans.connection == connection && orphans.exec == id && orphans.is_hung_up()
+        };
         if let Some(orphans) = self.orphans.extract_if(.., is_its).next() {
             orphans.kill();
             return Ok(Reply::done());

@@ -8,6 +8,8 @@ use super::iptables_legacy::LegacyRules;
 use super::record::{BuiltinRecord, ChosenNetwork};
 use super::state::DnsSocket;
 use super::{Builtin, forwarding, open_socket, route_socket};
+use rustix::io::Errno;
+
 use crate::network::netlink::{Protocol, Socket, rejoin};
 use crate::network::nft::{Installed, Limits, Published, Ruleset};
 use crate::network::pools::{self, Pools};
@@ -298,8 +300,10 @@ impl Builtin {
             }
             bridge.delete(&mut socket)?;
         } else if for_good && let Some(rules) = &rules {
-            // A kernel without such tables has none to be deleted.
-            let _ = delete_table(&mut setup, rules);
+            match delete_table(&mut setup, rules) {
+                Err(error) if !is_without_tables(&error) => return Err(error),
+                _ => {}
+            }
         }
         *setup = HostSetup::default();
         self.state().forget_network();
@@ -398,6 +402,14 @@ impl Builtin {
 
 fn warn(network: &str, conflict: &FirewallConflict) {
     tracing::warn!(network, "pods do not reach the outside: {conflict}");
+}
+
+/// Whether the kernel has no nf_tables, and so no table of ours.
+fn is_without_tables(error: &NetworkError) -> bool {
+    let NetworkError::Netlink { source: NetlinkError::Refused { errno, .. }, .. } = error else {
+        return false;
+    };
+    matches!(*errno, Errno::OPNOTSUPP | Errno::INVAL | Errno::PROTONOSUPPORT)
 }
 
 fn delete_table(setup: &mut HostSetup, rules: &Ruleset) -> Result<(), NetworkError> {

@@ -222,14 +222,15 @@ impl Ruleset {
 
     /// Removes the tables, including that of an unused family; missing ones are ignored.
     pub(in crate::network) fn delete(&self, socket: &mut Socket) -> Result<(), NetlinkError> {
+        let mut result = Ok(());
         for family in Family::ALL {
             match socket.run(batch(|m| self.table(m, family, "delete table", Kind::DelTable, 0))) {
                 // A kernel without one of the families has no table of it.
                 Err(NetlinkError::Refused { errno: Errno::NOENT | Errno::AFNOSUPPORT, .. }) => {}
-                other => other?,
+                other => result = result.and(other),
             }
         }
-        Ok(())
+        result
     }
 
     fn guard(&self, m: &mut Messages, table: &Table) {
