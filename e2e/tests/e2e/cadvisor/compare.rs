@@ -143,6 +143,8 @@ impl Tolerance {
             "container_memory_failures_total" | "container_memory_failcnt" => Self::Noise(50.0),
             // The kernel divides the time of a process by where its ticks found it.
             "container_cpu_system_seconds_total" | "container_cpu_user_seconds_total" => Self::Noise(10.0),
+            // Of all threads; it grows with what else runs on the machine.
+            "container_cpu_cfs_throttled_seconds_total" => Self::Noise(60.0),
             family if family.contains("_seconds") => Self::Noise(0.5),
             family if family.starts_with("container_network_") && family.contains("_bytes") => {
                 Self::Noise(1000.0)
