@@ -4,8 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 top=$PWD
 
-bash e2e/install.sh apparmor ca-certificates gcc libc6-dev busybox-static containernetworking-plugins curl docker-registry \
-  e2fsprogs etcd-server iproute2 iptables libseccomp-dev nftables openssl pkg-config prometheus protobuf-compiler tar util-linux
+bash e2e/install.sh apparmor ca-certificates gcc libc6-dev busybox-static containernetworking-plugins curl dbus docker-registry \
+  e2fsprogs etcd-server firewalld iproute2 iptables libseccomp-dev nftables openssl pkg-config prometheus protobuf-compiler tar util-linux
 
 # What a run of the tests must leave as it was.
 machine() {

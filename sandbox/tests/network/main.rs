@@ -13,6 +13,7 @@ mod crashes;
 mod dns;
 mod dual_stack;
 mod exclusions;
+mod firewalld;
 mod firewalls;
 mod flushed;
 mod host_ports;
