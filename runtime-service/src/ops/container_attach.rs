@@ -118,9 +118,9 @@ async fn stdin(link: &MonitorLink, id: &ContainerId, tty: bool) -> Result<Option
 
 /// None when the client is gone.
 async fn run(container: &Container, attached: Attached, session: &mut ProcessSession) -> Option<Outcome> {
-    let Attached { link, stdin, stdout, stderr } = attached;
+    let Attached { link, mut stdin, stdout, stderr } = attached;
     let ended = Cancel::new();
-    let input = copy_input(session.stdin.take(), stdin);
+    let input = copy_input(session.stdin.take(), &mut stdin);
     let sizes = copy_sizes(session.resizes.take(), &link, container.id());
     let output = Output { container, link: &link, ended: &ended };
     let stdout = output.copy(stdout, session.stdout.take(), Which::Stdout);

@@ -152,9 +152,8 @@ impl Streams {
 }
 
 async fn run(mut running: Running, streams: Streams, mut session: ProcessSession, closing: &Cancel) {
-    let Streams { stdin, mut stdout, mut stderr, terminal } = streams;
-    let outputs = [&mut stdout, &mut stderr];
-    let served = serve_streams(&mut running, stdin, outputs, terminal.as_ref(), &mut session);
+    let mut streams = streams;
+    let served = serve_streams(&mut running, &mut streams, &mut session);
     // A server that ends is to its commands as a client that leaves.
     let end = tokio::select! {
         end = served => end,
@@ -162,28 +161,47 @@ async fn run(mut running: Running, streams: Streams, mut session: ProcessSession
     };
     match end {
         Some(Ok(code)) => session.finish(Outcome::Exited(code)).await,
-        Some(Err(error)) => session.finish(Outcome::Failed(error.to_string())).await,
-        None => {
-            // Before the terminal is hung up, which may end the command: the monitor must know why.
-            let is_signalled = running.signal_hang_up().await;
-            // The client's connection is not kept during the grace period. Closing the last descriptor hangs
-            // up the terminal.
-            drop((session, terminal));
-            stdout.take_if(|source| matches!(source, Source::Terminal(_)));
-            let discard = async { tokio::join!(discard(&mut stdout), discard(&mut stderr)) };
-            running.end_in_time(is_signalled, discard).await;
+        Some(Err(error)) => {
+            // The monitor leaves the SIGHUP to the terminal. A client that reads nothing must not delay it.
+            drop(streams);
+            session.finish(Outcome::Failed(error.to_string())).await;
         }
+        None => {
+            // The client's connection is not kept during the grace period.
+            drop(session);
+            hang_up(running, streams).await;
+        }
+    }
+}
+
+/// Ends a command whose client is gone.
+async fn hang_up(mut running: Running, streams: Streams) {
+    let Streams { stdin, mut stdout, mut stderr, terminal } = streams;
+    let terminal = (terminal, stdout.take_if(|source| matches!(source, Source::Terminal(_))));
+    let end = async {
+        // First: the end of its input or terminal may end the command, and the monitor must know why.
+        let hang_up = running.send_hang_up().await;
+        // Closing the last descriptor hangs up the terminal.
+        drop((stdin, terminal));
+        running.end_in_time(hang_up).await;
+    };
+    let discard = async {
+        tokio::join!(discard(&mut stdout), discard(&mut stderr));
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = end => {}
+        () = discard => {}
     }
 }
 
 /// Serves the streams to the end of the command. None when the client is gone.
 async fn serve_streams(
     running: &mut Running,
-    stdin: Option<Sink>,
-    [stdout, stderr]: [&mut Option<Source>; 2],
-    terminal: Option<&Terminal>,
+    streams: &mut Streams,
     session: &mut ProcessSession,
 ) -> Option<Result<i32, LinkError>> {
+    let Streams { stdin, stdout, stderr, terminal } = streams;
     let (ended, grace) = (Cancel::new(), running.grace);
     let (from_client, input_ended) = (session.stdin.take(), Cancel::new());
     // A terminal ends when its descriptor is closed.
@@ -192,7 +210,7 @@ async fn serve_streams(
         copy_input(from_client, stdin).await;
         input_ended.cancel();
     };
-    let sizes = copy_sizes(session.resizes.take(), terminal);
+    let sizes = copy_sizes(session.resizes.take(), terminal.as_ref());
     let stdout = copy_output(stdout, session.stdout.take(), &ended);
     let stderr = copy_output(stderr, session.stderr.take(), &ended);
     let end = async {

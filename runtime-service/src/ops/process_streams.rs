@@ -22,7 +22,7 @@ pub(super) const READ: usize = 64 << 10;
 /// The capacity of a pipe whose process fills it, so that the process need not wait for each read.
 const WIDE: usize = 256 << 10;
 /// A client that leaves may reset its streams before it closes. Time limit for noticing that before the
-/// process gets SIGPIPE instead of SIGHUP.
+/// process gets SIGPIPE, or the end of its input, instead of SIGHUP.
 const LEAVING: Duration = Duration::from_millis(200);
 /// Time limit for terminal output after the process's end, without new output.
 const QUIET: Duration = Duration::from_millis(200);
@@ -200,14 +200,21 @@ impl Sink {
 }
 
 /// Copies until the client ends its input, or the process closes it. A pipe is closed then; a terminal is
-/// not, because the user types ^D there.
-pub(super) async fn copy_input(from: Option<StreamReader>, to: Option<Sink>) {
-    let (Some(mut from), Some(mut to)) = (from, to) else { return };
-    while let Ok(Some(bytes)) = from.read().await {
-        if to.write_all(&bytes).await.is_err() {
-            return;
+/// not, because the user types ^D there. When the client is lost, the pipe stays open: the process gets SIGHUP first.
+pub(super) async fn copy_input(from: Option<StreamReader>, to: &mut Option<Sink>) {
+    let (Some(mut from), Some(sink)) = (from, to.as_mut()) else { return };
+    loop {
+        match from.read().await {
+            Ok(Some(bytes)) if sink.write_all(&bytes).await.is_ok() => {}
+            Err(StreamError::Lost) => return,
+            Err(StreamError::Reset | StreamError::TooMany | StreamError::Stalled) => {
+                tokio::time::sleep(LEAVING).await;
+                break;
+            }
+            Ok(_) => break,
         }
     }
+    *to = None;
 }
 
 /// Copies until the process's output ends or the client closes it; then the process gets SIGPIPE. If the

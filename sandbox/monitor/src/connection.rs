@@ -4,14 +4,20 @@ use std::collections::VecDeque;
 
 use crisp_monitor::wire::{Header, Packet, ReceiveError, packet};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
+use rustix::process::Pid;
+
+use crate::sys;
 
 /// A client that is further behind is disconnected: it connects again and requests a report.
 const QUEUE: usize = 256;
 
 pub(crate) struct Connection {
     socket: OwnedFd,
+    /// The server's process, when it is in a PID namespace that is visible here.
+    server: Option<Pid>,
     queue: VecDeque<Outgoing>,
 }
 
@@ -28,7 +34,8 @@ pub(crate) struct ConnectionClosed;
 impl Connection {
     /// `socket` must be non-blocking.
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self { socket, queue: VecDeque::new() }
+        let server = sys::peer(&socket);
+        Self { socket, server, queue: VecDeque::new() }
     }
 
     pub(crate) fn socket(&self) -> &OwnedFd {
@@ -39,8 +46,14 @@ impl Connection {
         !self.queue.is_empty()
     }
 
-    /// Whether the client is gone. Requests that it has sent before may be unread.
-    pub(crate) fn is_hung_up(&self) -> bool {
+    /// Whether the server has ended, or is about to: a process is marked as exiting before the kernel closes its first
+    /// descriptor. Requests that it has sent before may be unread. `proc` is the host's.
+    pub(crate) fn server_has_ended(&self, proc: Option<BorrowedFd<'_>>) -> bool {
+        // In this order: before another process can have the number, the connection has ended.
+        self.server.zip(proc).is_some_and(|(server, proc)| is_exiting(server, proc)) || self.has_ended()
+    }
+
+    fn has_ended(&self) -> bool {
         let mut socket = [PollFd::new(&self.socket, PollFlags::empty())];
         let polled = poll(&mut socket, Some(&Timespec::default()));
         polled.is_ok() && socket[0].revents().intersects(PollFlags::HUP)
@@ -83,12 +96,58 @@ impl Connection {
     }
 }
 
+/// The flag of an exiting process in its `stat` file.
+const PF_EXITING: u32 = 0x4;
+
+/// Whether the process is known to exit. When it is gone, its connections have ended.
+fn is_exiting(pid: Pid, proc: BorrowedFd<'_>) -> bool {
+    let path = format!("{}/stat", pid.as_raw_nonzero());
+    let Ok(file) = openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else { return false };
+    let mut stat = [0; 512];
+    let Ok(length) = rustix::io::read(&file, &mut stat) else { return false };
+    flags(&stat[..length]).is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
+/// The ninth field of a `stat` file. The second one is a name in parentheses, which may contain any character.
+fn flags(stat: &[u8]) -> Option<u32> {
+    let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+    let fields = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
+    fields.split_ascii_whitespace().nth(6)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use crisp_monitor::wire::Op;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     use super::*;
+
+    #[test]
+    fn the_end_of_a_server_is_known_while_its_descriptors_are_open() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::NONBLOCK, None).unwrap();
+        let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let proc = Some(proc.as_fd());
+        let mut connection = Connection::new(ours);
+        assert_eq!(connection.server, Some(rustix::process::getpid()));
+        assert!(!connection.server_has_ended(proc), "this process lives");
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        connection.server = Pid::from_child(&child).into();
+        while !connection.server_has_ended(proc) {
+            std::thread::yield_now();
+        }
+        assert!(!connection.server_has_ended(None), "nothing says so without /proc");
+        child.wait().unwrap();
+        drop(theirs);
+        assert!(connection.server_has_ended(None), "its connection has ended");
+    }
+
+    #[test]
+    fn flags_stand_behind_any_name() {
+        assert_eq!(flags(b"7 (a) R 1 2) S 1 7 7 0 -1 4194564 110 0"), Some(4_194_564));
+        assert_eq!(flags(b"7 (a) S 1 7 7 0 -1"), None);
+        assert_eq!(flags(b"7"), None);
+    }
 
     #[test]
     fn a_client_that_does_not_read_is_cut_off_and_never_waited_for() {

@@ -1,9 +1,9 @@
 //! An additional process in a container. It belongs to the connection that requested it.
 //!
 //! ```text
-//!  runs --connection over, or server--> SIGHUP --connection over--> grace --> all in its cgroup are killed
-//!    |                                    |                          |         ^
-//!    +--ended--> gone                     +--ended--> Orphans ───────+─────────+   they have the same time
+//!  runs --SIGHUP of its server, or end of the connection--> has had SIGHUP --ends--> Leftover
+//!    +--ends--> gone                                             |                      |
+//!                                     grace time after the connection's end: its cgroup is killed
 //! ```
 //!
 //! While its connection lasts, a server that has sent SIGHUP also ends what is left after it. Such a server may be
@@ -12,9 +12,11 @@
 use std::time::{Duration, Instant};
 
 use crisp_executor::ids::ContainerId;
+use crisp_monitor::wire::ExitStatus;
 use crisp_monitor::wire::response::Started;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::child::Child;
@@ -34,8 +36,8 @@ pub(crate) struct Exec {
     /// Its v2 cgroup.
     pub(crate) cgroup: Option<OwnedFd>,
     pub(crate) has_terminal: bool,
-    /// It has had its SIGHUP: another one would end what it does about the first.
-    pub(crate) is_hung_up: bool,
+    /// It has had SIGHUP, or its terminal is about to send it: another one would end what it does about the first.
+    pub(crate) has_hup: bool,
     /// Set at its connection's end.
     pub(crate) kill_at: Option<Instant>,
     pub(crate) response: Response,
@@ -73,37 +75,55 @@ impl Response {
 }
 
 /// The processes that an exec has left in its cgroup, when it has ended after its SIGHUP.
-pub(crate) struct Orphans {
+pub(crate) struct Leftover {
     pub(crate) exec: u64,
     pub(crate) connection: Key,
     grace: Duration,
     cgroup: OwnedFd,
     /// None while the connection lasts.
     pub(crate) kill_at: Option<Instant>,
-    /// Set for what a terminal's program has left, which may be a daemon: it is forgotten at this time, unless the
-    /// connection has ended before. Then a dying server hung up the terminal.
-    pub(crate) forget_at: Option<Instant>,
 }
 
-/// Longest time from the hang-up of a terminal to the end of the connection when a server dies.
-const DYING: Duration = Duration::from_secs(2);
-
 impl Exec {
-    pub(crate) fn kill(&mut self) {
+    pub(crate) fn kill_group(&mut self) {
         let _ = self.process.signal_group(Signal::KILL);
         let _ = self.process.signal(Signal::KILL);
     }
 
-    /// Handles the end of its connection.
-    pub(crate) fn hang_up(&mut self, now: Instant) {
+    /// Kills it and all processes that it started. It has no cgroup afterwards, so it leaves nothing to be killed.
+    ///
+    /// No later exec may use its cgroup: since Linux 6.14 it would be killed too.
+    pub(crate) fn kill_all(&mut self) {
+        self.kill_group();
+        self.cgroup.take().iter().for_each(kill_cgroup);
+    }
+
+    /// Handles its server's request to kill it: after SIGHUP it is the end of all processes that it started.
+    pub(crate) fn kill_as_requested(&mut self) {
+        if self.has_hup { self.kill_all() } else { self.kill_group() }
+    }
+
+    /// Sends SIGHUP to its process group. With a terminal the kernel does that when its server closes the terminal, or
+    /// ends.
+    pub(crate) fn send_hup(&mut self) -> Result<(), Errno> {
+        if !self.has_terminal {
+            self.process.signal_group(Signal::HUP)?;
+        }
+        self.has_hup = true;
+        Ok(())
+    }
+
+    pub(crate) fn connection_ended(&mut self, now: Instant) {
         if self.grace.is_zero() || self.launch.is_some() {
             self.kill_all();
-        } else {
-            if !self.is_hung_up {
-                let _ = self.process.signal_group(Signal::HUP);
-            }
-            self.kill_at = Some(now + self.grace);
+            return;
         }
+        if !self.has_hup {
+            // It has ended already if this fails.
+            let _ = self.send_hup();
+            self.has_hup = true;
+        }
+        self.kill_at = Some(now + self.grace);
     }
 
     /// See [`Launch::read_at`].
@@ -111,41 +131,21 @@ impl Exec {
         self.launch.as_ref()?.read_at
     }
 
-    /// Kills it and all processes that it started. No later exec may use its cgroup: since Linux 6.14 it
-    /// would be killed too.
-    pub(crate) fn kill_all(&mut self) {
-        self.kill();
-        self.cgroup.iter().for_each(kill_cgroup);
-    }
-
-    /// Handles its server's request to kill it: after SIGHUP it is the end of all processes that it started.
-    pub(crate) fn kill_as_requested(&mut self) {
-        self.kill();
-        if self.is_hung_up {
-            // Without its cgroup it leaves no orphans, which would be kept to the end of the connection.
-            self.cgroup.take().iter().for_each(kill_cgroup);
-        }
+    /// Whether the end of its server can have been the cause of its end: that ends its input, breaks its output and
+    /// hangs up its terminal. The output of a probe that has succeeded did not break.
+    pub(crate) fn may_end_with_server(&self, status: ExitStatus) -> bool {
+        !self.has_hup && (!self.grace.is_zero() || status != ExitStatus::Code(0))
     }
 
     /// Handles its end.
-    pub(crate) fn orphans(self, now: Instant) -> Option<Orphans> {
-        let Self { id: exec, connection, grace, kill_at, is_hung_up, cgroup, has_terminal, .. } = self;
-        let is_known = is_hung_up || kill_at.is_some();
-        let cgroup = cgroup.filter(|_| is_known || (has_terminal && !grace.is_zero()))?;
-        let forget_at = (!is_known).then(|| now + DYING);
-        Some(Orphans { exec, connection, grace, cgroup, kill_at, forget_at })
+    pub(crate) fn leftover(self) -> Option<Leftover> {
+        let Self { id: exec, connection, grace, kill_at, has_hup, cgroup, .. } = self;
+        Some(Leftover { exec, connection, grace, cgroup: cgroup.filter(|_| has_hup)?, kill_at })
     }
 }
 
-impl Orphans {
-    /// Whether its command has got SIGHUP for sure. Otherwise another command may use the cgroup by now.
-    pub(crate) fn is_hung_up(&self) -> bool {
-        self.forget_at.is_none()
-    }
-
-    /// Handles the end of the connection.
-    pub(crate) fn hang_up(&mut self, now: Instant) {
-        self.forget_at = None;
+impl Leftover {
+    pub(crate) fn connection_ended(&mut self, now: Instant) {
         self.kill_at.get_or_insert(now + self.grace);
     }
 

@@ -9,7 +9,6 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitOptions, WaitStatus, wait};
 
 use crate::clock;
-use crate::connection::Connection;
 use crate::container::{Container, Phase};
 use crate::exec::Exec;
 use crate::launch::Launched;
@@ -61,7 +60,7 @@ impl Monitor {
         container.ended(status, clock::now_ns());
         for exec in self.execs.values_mut().filter(|exec| exec.container == container.id) {
             // Processes in its own PID namespace are dead already.
-            exec.kill();
+            exec.kill_group();
         }
         self.announce_if_done(key, Instant::now());
     }
@@ -76,19 +75,21 @@ impl Monitor {
         }
         let (connection, finished_at_ns) = (exec.connection, clock::now_ns());
         let (id, container) = (exec.id, exec.container.clone());
-        // The end of a server hangs up terminals: it may have ended their programs before its connection ends, or is
-        // seen to end.
-        let now = Instant::now();
-        if !exec.grace.is_zero() && self.connections.get(&connection).is_some_and(Connection::is_hung_up) {
-            exec.kill_at = Some(now + exec.grace);
+        if exec.may_end_with_server(status) && self.server_has_ended(connection) {
+            exec.connection_ended(Instant::now());
         }
         // Closed before the event: a client that receives it finds nothing of the exec left here.
-        self.orphans.extend(exec.orphans(now));
+        self.leftovers.extend(exec.leftover());
         if let Some((to, started)) = late {
             return self.respond(to, Started { ended: Some(status), ..started });
         }
         let event = Event::ExecExited { exec: id, container, status, finished_at_ns };
         self.send_event(connection, &event);
+    }
+
+    fn server_has_ended(&self, connection: Key) -> bool {
+        let proc = self.pod.host_proc();
+        self.connections.get(&connection).is_some_and(|connection| connection.server_has_ended(proc))
     }
 
     /// Follows a starting container or exec.
@@ -114,7 +115,7 @@ impl Monitor {
                 Launched::Running => launch.stop_polling(&self.poller),
                 Launched::Failed => {
                     launch.stop_polling(&self.poller);
-                    exec.kill();
+                    exec.kill_group();
                 }
             }
         }

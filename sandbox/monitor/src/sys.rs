@@ -2,10 +2,10 @@
 #![allow(unsafe_code)] // the one home for it, see above
 
 use std::mem::offset_of;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 
 fn last_error() -> Errno {
@@ -109,6 +109,18 @@ pub(crate) fn read_signals(signals: &OwnedFd) -> bool {
         ends |= signal == libc::SIGTERM.unsigned_abs() && sender == INIT;
     }
     ends
+}
+
+/// The process at the other end when the connection was made. None if its PID namespace is not visible here.
+pub(crate) fn peer(socket: &OwnedFd) -> Option<Pid> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = u32::try_from(size_of::<libc::ucred>()).ok()?;
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of `peer`, and any number is valid there.
+    let failed = unsafe {
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
+        libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut peer).cast(), &raw mut length)
+    };
+    if failed == 0 { Pid::from_raw(peer.pid) } else { None }
 }
 
 /// The signal with that number, including real-time signals.

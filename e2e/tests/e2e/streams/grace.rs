@@ -7,6 +7,7 @@ use crisp_e2e::session::{Channel, Process, Protocol, Streams};
 use crisp_e2e::standalone::processes_with;
 use crisp_e2e::{Lab, Result, Setup, needs};
 
+use super::held::Held;
 use super::hostile::runs;
 use super::protocols::{PIPES, TERMINAL, exec};
 
@@ -20,35 +21,54 @@ enum Loss {
     ClientThenServer,
 }
 
-/// A command with a child that ignores SIGHUP, and one in the same process group that notes it and ends.
-struct Deaf {
+#[derive(Debug, Clone, Copy)]
+struct Command {
     name: &'static str,
+    /// What it does at SIGHUP, after a note of it.
+    at_hup: &'static str,
+    /// What it does until then.
+    works: &'static str,
+    streams: Streams,
+    /// Whether it always lives until its SIGHUP.
+    waits: bool,
+}
+
+const LOOPS: &str = "while :; do sleep 0.1; done";
+
+/// One that goes on after SIGHUP, one that ends and leaves its child, the same on a terminal, and the same when the end
+/// of its input ends it, which may come before the end of its server is known.
+const COMMANDS: [Command; 4] = [
+    Command { name: "goes-on", at_hup: ":", works: LOOPS, streams: PIPES, waits: true },
+    Command { name: "leaves", at_hup: "exit", works: LOOPS, streams: PIPES, waits: true },
+    Command { name: "hung-up", at_hup: "exit", works: LOOPS, streams: TERMINAL, waits: true },
+    Command { name: "reads", at_hup: "exit", works: "cat >/dev/null", streams: PIPES, waits: false },
+];
+
+/// A command under way, with a child that ignores SIGHUP, and one in the same process group that notes it and ends.
+struct Deaf {
+    command: Command,
     session: Option<Process>,
     /// An argument of the child that ignores SIGHUP, and of no other process.
     child: String,
 }
 
 impl Deaf {
-    /// Starts a command that does this at SIGHUP, after a note of it.
-    async fn start(
-        lab: &mut Lab,
-        id: &str,
-        (name, at_hup, streams): (&'static str, &str, Streams),
-    ) -> Result<Self> {
+    async fn start(lab: &mut Lab, id: &str, command: Command) -> Result<Self> {
+        let Command { name, at_hup, works, streams, .. } = command;
         let child = format!("7{:05}.{}", std::process::id() % 100_000, unique());
         // The output of a command whose server is killed has no reader: the shell's word on an ended child would end it.
         let line = format!(
             "trap 'echo hup >> /tmp/{name}; {at_hup}' HUP; sh -c \"trap '' HUP; exec sleep {child}\" & \
              sh -c \"trap 'echo hup >> /tmp/{name}-child; exit' HUP; touch /tmp/{name}-up; \
              while :; do sleep 0.1; done\" 2>/dev/null & \
-             echo up; exec 2>/dev/null; while :; do sleep 0.1; done"
+             echo up; exec 2>/dev/null; {works}"
         );
         let mut session = exec(lab, id, &line, Protocol::WebSocketV5, streams).await?;
         session.until(|session| session.text(Channel::Stdout).trim() == "up")?;
         // With its trap: the process has this argument of its own only after the exec behind it.
         runs(&child).await;
         lab.client.until(id, &format!("test -e /tmp/{name}-up")).await?;
-        Ok(Self { name, session: Some(session), child })
+        Ok(Self { command, session: Some(session), child })
     }
 }
 
@@ -58,13 +78,9 @@ fn unique() -> u32 {
     LAST.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
-/// The commands: one that goes on after SIGHUP, one that ends and leaves its child, and the same on a terminal.
-const COMMANDS: [(&str, &str, Streams); 3] =
-    [("goes-on", ":", PIPES), ("leaves", "exit", PIPES), ("hung-up", "exit", TERMINAL)];
-
-/// Waits until all commands have got SIGHUP, and their process groups.
-async fn until_heard(lab: &mut Lab, id: &str) -> Result<()> {
-    for (name, ..) in COMMANDS {
+/// Waits until all these commands have got SIGHUP, and their process groups.
+async fn until_heard(lab: &mut Lab, id: &str, commands: impl Iterator<Item = Command>) -> Result<()> {
+    for Command { name, .. } in commands {
         lab.client.until(id, &format!("test -e /tmp/{name} && test -e /tmp/{name}-child")).await?;
     }
     Ok(())
@@ -79,7 +95,7 @@ impl Loss {
             Self::ClientThenServer => {
                 let begun = Instant::now();
                 commands.iter_mut().for_each(|command| command.session = None);
-                until_heard(lab, id).await?;
+                until_heard(lab, id, COMMANDS.into_iter()).await?;
                 assert!(begun.elapsed() < grace, "the server has killed the commands itself");
                 lab.machine.kill_server();
             }
@@ -98,6 +114,7 @@ impl Loss {
         let mut lab = Lab::start_with(Setup { args, ..Setup::default() }).await?;
         let (sandbox, pod) = lab.pod("grace").await?;
         let id = lab.client.launch(&pod, &lab.shell("exec sleep 1000"), &sandbox).await?;
+        let held = Held::warmed_up(&mut lab, &pod, &id).await?;
         let mut commands = Vec::new();
         for command in COMMANDS {
             commands.push(Deaf::start(&mut lab, &id, command).await?);
@@ -106,9 +123,10 @@ impl Loss {
         self.happen(&mut lab, &id, &mut commands, grace).await?;
         let lost = Instant::now();
         // A command that was killed at once would not note it.
-        until_heard(&mut lab, &id).await?;
+        let hear = COMMANDS.into_iter().filter(|command| command.waits || self != Self::ServerKilled);
+        until_heard(&mut lab, &id, hear.clone()).await?;
         let mut living: Vec<_> =
-            commands.iter().map(|command| (command.name, command.child.clone())).collect();
+            commands.iter().map(|deaf| (deaf.command.name, deaf.child.clone())).collect();
         while !living.is_empty() {
             assert!(lost.elapsed() < grace + Duration::from_secs(30), "{self:?}: not killed: {living:?}");
             living.retain(|(_, child)| !processes_with(child).is_empty());
@@ -118,13 +136,14 @@ impl Loss {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         println!("{self:?}, with a grace time of {grace:?}: killed after {:?}", begun.elapsed());
-        for (name, _, streams) in COMMANDS.iter().filter(|(.., streams)| !streams.tty) {
-            for file in [(*name).to_owned(), format!("{name}-child")] {
+        for Command { name, streams, .. } in hear {
+            for file in [name.to_owned(), format!("{name}-child")] {
                 let heard = lab.client.sh(&id, &format!("cat /tmp/{file}")).await?;
                 assert_eq!(heard, "hup\n", "{self:?}: {file}, {streams:?}");
             }
         }
         lab.client.until(&id, "! ps | grep -q '[s]leep 0.1'").await?;
+        held.again_in_monitors(&lab).await?;
         lab.close().await
     }
 }

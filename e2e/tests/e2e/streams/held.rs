@@ -53,10 +53,19 @@ impl Held {
 
     /// Waits until there are no more descriptors than before.
     pub async fn again(self, lab: &Lab) -> Result<()> {
+        self.until(lab, |before, now| now.server <= before.server && now.monitors <= before.monitors).await
+    }
+
+    /// Waits until the monitors have no more descriptors than before; the server may be another one.
+    pub async fn again_in_monitors(self, lab: &Lab) -> Result<()> {
+        self.until(lab, |before, now| now.monitors <= before.monitors).await
+    }
+
+    async fn until(self, lab: &Lab, is_reached: impl Fn(&Self, &Self) -> bool) -> Result<()> {
         let begun = Instant::now();
         loop {
             let now = Self::now(lab, &self.pod)?;
-            if now.server <= self.server && now.monitors <= self.monitors {
+            if is_reached(&self, &now) {
                 return Ok(());
             }
             assert!(begun.elapsed() < Duration::from_secs(20), "{self:?} before, {now:?} after");

@@ -21,7 +21,7 @@ use crisp_executor::compile;
 use crisp_executor::plan::{self, CgroupJoin};
 use crisp_operation::Cancel;
 use crisp_sandbox::Pod;
-use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink, WindowSize};
+use crisp_sandbox::link::{ExecRequest, Failure, LinkError, MonitorLink, WindowSize};
 use oci_spec::runtime::{LinuxSeccomp, Process};
 
 use self::cgroup::{ExecGroup, Joinable};
@@ -282,6 +282,14 @@ async fn start(
     }
 }
 
+/// Whether a command gets SIGHUP before it is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HangUp {
+    Sent,
+    /// The monitor is of an earlier release.
+    Impossible,
+}
+
 /// The end of a command.
 pub(super) struct Ended {
     pub(super) code: i32,
@@ -318,23 +326,23 @@ impl Running {
         }
     }
 
-    /// Sends SIGHUP to the process group of a command whose client is gone. Returns whether the monitor could.
-    pub(super) async fn signal_hang_up(&mut self) -> bool {
-        self.link.signal_exec(self.exec, rustix::process::Signal::HUP.as_raw()).await.is_ok()
+    /// Sends SIGHUP to the process group of a command whose client is gone.
+    pub(super) async fn send_hang_up(&mut self) -> HangUp {
+        match self.link.signal_exec(self.exec, rustix::process::Signal::HUP.as_raw()).await {
+            Err(error) if matches!(error.failure(), Some(Failure::UnknownOperation { .. })) => {
+                HangUp::Impossible
+            }
+            // It has ended, or gets the signal later: when a slow monitor reads it, or knows that this link is gone.
+            Ok(()) | Err(_) => HangUp::Sent,
+        }
     }
 
-    /// Ends a command after its SIGHUP: after the grace period all processes that it started get SIGKILL; at once if
-    /// it could not be signalled. `meanwhile` runs until then.
-    pub(super) async fn end_in_time(mut self, is_signalled: bool, meanwhile: impl Future) {
-        if is_signalled {
-            let meanwhile = async {
-                meanwhile.await;
-                std::future::pending::<()>().await;
-            };
+    /// Ends a command after its SIGHUP: after the grace period all processes that it started get SIGKILL.
+    pub(super) async fn end_in_time(mut self, hang_up: HangUp) {
+        if hang_up == HangUp::Sent && self.group.is_some() {
             tokio::select! {
                 () = tokio::time::sleep(self.grace) => {}
                 () = self.all_ended() => {}
-                () = meanwhile => {}
             }
         }
         self.kill().await;

@@ -16,7 +16,7 @@ use rustix::net::SocketFlags;
 
 use crate::connection::{Connection, ConnectionClosed};
 use crate::container::Container;
-use crate::exec::{Exec, Orphans};
+use crate::exec::{Exec, Leftover};
 use crate::held::HeldRequest;
 use crate::log::Stream;
 use crate::pod::Pod;
@@ -34,7 +34,7 @@ pub(crate) struct Monitor {
     pub(crate) signals: OwnedFd,
     pub(crate) containers: BTreeMap<Key, Container>,
     pub(crate) execs: BTreeMap<Key, Exec>,
-    pub(crate) orphans: Vec<Orphans>,
+    pub(crate) leftovers: Vec<Leftover>,
     pub(crate) held: Vec<HeldRequest>,
     pub(crate) connections: BTreeMap<Key, Connection>,
     pub(crate) ending: Ending,
@@ -60,7 +60,7 @@ impl Monitor {
             signals,
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
-            orphans: Vec::new(),
+            leftovers: Vec::new(),
             held: Vec::new(),
             connections: BTreeMap::new(),
             ending: Ending::No,
@@ -98,6 +98,9 @@ impl Monitor {
                 if sys::read_signals(&self.signals) {
                     self.ending.with_containers();
                 }
+                // A request that waits may be the cause of a child's end.
+                let connections: Vec<Key> = self.connections.keys().copied().collect();
+                connections.into_iter().for_each(|key| self.serve(key));
                 self.reap();
             }
             Token::Connection(key) => self.serve(key),
@@ -168,10 +171,10 @@ impl Monitor {
         self.held.retain(|held| held.requester.connection != key);
         let now = Instant::now();
         for exec in self.execs.values_mut().filter(|exec| exec.connection == key) {
-            exec.hang_up(now);
+            exec.connection_ended(now);
         }
-        for orphans in self.orphans.iter_mut().filter(|orphans| orphans.connection == key) {
-            orphans.hang_up(now);
+        for leftover in self.leftovers.iter_mut().filter(|leftover| leftover.connection == key) {
+            leftover.connection_ended(now);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::ending::Ending;
 use super::{Monitor, outputs};
+use crate::exec::Leftover;
 use crate::poller::Key;
 use crate::sys;
 
@@ -31,10 +32,10 @@ impl Monitor {
         let containers =
             self.containers.values().flat_map(|c| [c.log.retry_at(), c.announce_at(), c.clients_retry_at()]);
         let execs = self.execs.values().flat_map(|exec| [exec.kill_at, exec.response.at(), exec.read_at()]);
-        let orphans = self.orphans.iter().flat_map(|orphans| [orphans.kill_at, orphans.forget_at]);
+        let leftovers = self.leftovers.iter().map(|leftover| leftover.kill_at);
         let held = self.held.iter().map(|held| Some(held.until));
         let own = [self.tidy.0, self.ending.give_up_at(), self.unused_at()];
-        let next = containers.chain(execs).chain(orphans).chain(held).chain(own).flatten().min()?;
+        let next = containers.chain(execs).chain(leftovers).chain(held).chain(own).flatten().min()?;
         // Epoll counts in milliseconds: rounded up, so that it never wakes too early.
         Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
@@ -71,10 +72,7 @@ impl Monitor {
             exec.kill_all();
             exec.kill_at = None;
         }
-        self.orphans.retain(|orphans| !due(orphans.forget_at));
-        for orphans in self.orphans.extract_if(.., |orphans| due(orphans.kill_at)) {
-            orphans.kill();
-        }
+        self.leftovers.extract_if(.., |leftover| due(leftover.kill_at)).for_each(Leftover::kill);
         if due(self.tidy.0) {
             self.tidy.0 = None;
             self.scratch.free();

@@ -89,7 +89,7 @@ impl Monitor {
             grace: Duration::from_millis(grace_ms.into()),
             cgroup: v2.map(|index| fds.swap_remove(index)),
             has_terminal,
-            is_hung_up: false,
+            has_hup: false,
             kill_at: None,
             response: Response::Due { late },
         };

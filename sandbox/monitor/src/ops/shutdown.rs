@@ -32,7 +32,7 @@ impl Monitor {
         self.containers.values_mut().filter(|container| container.is_alive()).for_each(|container| {
             let _ = container.signal(Signal::KILL, true);
         });
-        self.execs.values_mut().for_each(Exec::kill);
+        self.execs.values_mut().for_each(Exec::kill_group);
         self.pod.end_init();
         self.ending = Ending::Killing { requester, give_up_at: Instant::now() + PATIENCE };
     }

@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::system;
-use crate::exec::{Exec, Orphans};
+use crate::exec::{Exec, Leftover};
 use crate::monitor::{Call, Monitor, Reply};
 use crate::sys;
 
@@ -26,7 +26,7 @@ impl Monitor {
             Err(errno) => return Err(system("signal the container")(errno)),
         }
         if all && signal == Signal::KILL {
-            self.execs.values_mut().filter(|exec| exec.container == id).for_each(Exec::kill);
+            self.execs.values_mut().filter(|exec| exec.container == id).for_each(Exec::kill_group);
         }
         Ok(Reply::done())
     }
@@ -39,8 +39,8 @@ impl Monitor {
             .ok_or_else(|| Failure::Malformed { reason: format!("no signal has number {signal}") })?;
         let exec = self.execs.values_mut().find(|exec| exec.connection == connection && exec.id == id);
         let exec = exec.ok_or(Failure::UnknownExec { exec: id })?;
-        exec.process.signal_group(signal).map_err(system("signal the exec"))?;
-        exec.is_hung_up |= signal == Signal::HUP;
+        let sent = if signal == Signal::HUP { exec.send_hup() } else { exec.process.signal_group(signal) };
+        sent.map_err(system("signal the exec"))?;
         Ok(Reply::done())
     }
 
@@ -48,11 +48,9 @@ impl Monitor {
     pub(super) fn kill_exec(&mut self, call: Call) -> Result<Reply, Failure> {
         let connection = call.requester.connection;
         let request::KillExec { exec: id } = call.read()?;
-        let is_its = |orphans: &mut Orphans| {
-            orphans.connection == connection && orphans.exec == id && orphans.is_hung_up()
-        };
-        if let Some(orphans) = self.orphans.extract_if(.., is_its).next() {
-            orphans.kill();
+        let is_its = |left: &mut Leftover| left.connection == connection && left.exec == id;
+        if let Some(leftover) = self.leftovers.extract_if(.., is_its).next() {
+            leftover.kill();
             return Ok(Reply::done());
         }
         let exec = self.execs.values_mut().find(|exec| exec.connection == connection && exec.id == id);

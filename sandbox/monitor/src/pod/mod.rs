@@ -108,6 +108,14 @@ impl Pod {
         }
     }
 
+    /// The host's /proc, when the pod is open and it is known.
+    pub(crate) fn host_proc(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Open(open) => open.proc.as_ref().map(AsFd::as_fd),
+            Self::Fresh(_) | Self::Failed => None,
+        }
+    }
+
     fn pod_init(&self) -> Option<&PodInit> {
         match self {
             Self::Open(open) => open.init.as_ref(),
@@ -125,7 +133,7 @@ impl Pod {
             Self::Open(open) => PodContext {
                 init: self.init(),
                 user: open.user.as_ref(),
-                proc: open.proc.as_ref().map(AsFd::as_fd),
+                proc: self.host_proc(),
                 may_be_traced: open.may_be_traced,
                 copies_proc: !makes_those_of_others(),
             },
