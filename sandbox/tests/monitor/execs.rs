@@ -4,13 +4,13 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use crisp_executor::ids::ContainerId;
-use crisp_executor::plan::{Capabilities, CgroupJoin, FdIndex, PidNamespace, Process};
+use crisp_executor::plan::{Capabilities, FdIndex, PidNamespace, Process};
 use crisp_monitor::wire::{ExitStatus, Failure};
 use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink, Started};
 
 use crate::cgroups::Cgroup;
 use crate::harness::{DEADLINE, Pod, gone, missing, until};
-use crate::plans::{process, sh};
+use crate::plans::{exec_request, process, sh};
 
 fn request(
     container: &ContainerId,
@@ -18,19 +18,7 @@ fn request(
     process: &Process,
     stdout: Option<std::io::PipeWriter>,
 ) -> ExecRequest {
-    ExecRequest {
-        exec_id,
-        container: container.clone(),
-        process: process.clone(),
-        cgroup: CgroupJoin::default(),
-        fds: vec![],
-        stdin: None,
-        stdout: stdout.map(Into::into),
-        stderr: None,
-        size: None,
-        grace_ms: 0,
-        late_response: false,
-    }
+    ExecRequest { stdout: stdout.map(Into::into), ..exec_request(exec_id, container, process.clone()) }
 }
 
 async fn exec(
@@ -268,17 +256,8 @@ async fn a_terminal_comes_to_the_client() {
     ]);
     process_.terminal = true;
     let request = ExecRequest {
-        exec_id: 9,
-        container: id,
-        process: process_,
-        cgroup: CgroupJoin::default(),
-        fds: vec![],
-        stdin: None,
-        stdout: None,
-        stderr: None,
         size: Some(crisp_sandbox::link::WindowSize { columns: 90, rows: 20 }),
-        grace_ms: 0,
-        late_response: false,
+        ..exec_request(9, &id, process_)
     };
     let started = pod.link.exec(request).await.unwrap();
     let mut master = std::fs::File::from(started.terminal.expect("the master"));
@@ -303,17 +282,9 @@ async fn an_exec_whose_server_is_gone_hears_sighup_and_is_killed_after_its_grace
     let (mut read, write) = std::io::pipe().unwrap();
     let script = "trap 'echo hup' HUP; echo up; while :; do busybox sleep 0.1; done";
     let request = ExecRequest {
-        exec_id: 1,
-        container: id.clone(),
-        process: process(&["/bin/sh", "-c", script]),
-        cgroup: CgroupJoin::default(),
-        fds: vec![],
-        stdin: None,
         stdout: Some(write.into()),
-        stderr: None,
-        size: None,
         grace_ms: 700,
-        late_response: false,
+        ..exec_request(1, &id, process(&["/bin/sh", "-c", script]))
     };
     link.exec(request).await.unwrap();
     let mut up = [0; 3];

@@ -3,14 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
-use crisp_executor::plan::CgroupJoin;
 use crisp_monitor::wire::ExitStatus;
 use crisp_sandbox::link::ExecRequest;
 use rustix::net::getsockname;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{Pod, gone, missing, request, until};
-use crate::plans::{process, sh};
+use crate::plans::{exec_request, process, sh};
 
 /// `address`, in 127.0.7.0/24, is of one test alone: ports that it gives back must not become those of another one.
 fn sockets(count: usize, address: u8) -> (Vec<OwnedFd>, Vec<SocketAddr>) {
@@ -55,17 +54,8 @@ async fn ports_are_held_until_the_monitor_ends_and_nothing_in_the_pod_gets_them(
         let (stays, started) = pod.start(&sh("while :; do busybox sleep 1000; done")).await.unwrap();
         assert_eq!(sockets_of(started.pid), 0);
         let exec = ExecRequest {
-            exec_id: 1,
-            container: stays.clone(),
-            process: process(&["/bin/busybox", "ls", "-l", "/proc/self/fd"]),
-            cgroup: CgroupJoin::default(),
-            fds: vec![],
-            stdin: None,
             stdout: Some(pod.log_file(&stays)),
-            stderr: None,
-            size: None,
-            grace_ms: 0,
-            late_response: false,
+            ..exec_request(1, &stays, process(&["/bin/busybox", "ls", "-l", "/proc/self/fd"]))
         };
         pod.link.exec(exec).await.unwrap();
         assert_eq!(pod.link.wait_exec(1).await.unwrap(), ExitStatus::Code(0));

@@ -1,11 +1,10 @@
 //! Leaks in a monitor that has done much work.
 
-use crisp_executor::plan::CgroupJoin;
 use crisp_monitor::wire::ExitStatus;
 use crisp_sandbox::link::ExecRequest;
 
 use crate::harness::{Pod, missing};
-use crate::plans::{plan, process, sh};
+use crate::plans::{exec_request, plan, process, sh};
 
 /// The kinds of descriptors that a process has open.
 fn descriptors(pid: i32) -> Vec<String> {
@@ -42,17 +41,8 @@ async fn a_hundred_containers_and_execs_leave_no_descriptor_and_no_memory() {
             pod.link.forget(&id).await.unwrap();
         }
         let request = ExecRequest {
-            exec_id: n,
-            container: stays.clone(),
-            process: process(&["/bin/busybox", "true"]),
-            cgroup: CgroupJoin::default(),
-            fds: vec![],
-            stdin: None,
             stdout: Some(pod.log_file(&stays)),
-            stderr: None,
-            size: None,
-            grace_ms: 0,
-            late_response: false,
+            ..exec_request(n, &stays, process(&["/bin/busybox", "true"]))
         };
         pod.link.exec(request).await.unwrap();
         assert_eq!(pod.link.wait_exec(n).await.unwrap(), ExitStatus::Code(0));

@@ -2,14 +2,33 @@
 
 use std::ffi::CString;
 
+use crisp_executor::ids::ContainerId;
 use crisp_executor::plan::{
     Capabilities, CgroupJoin, Device, FdIndex, Mount, MountKind, PidNamespace, Plan, Process, Root,
 };
+use crisp_sandbox::link::ExecRequest;
 
 const ALL_CAPABILITIES: u64 = (1 << 41) - 1;
 
 fn c(text: &str) -> CString {
     CString::new(text).unwrap()
+}
+
+/// An exec without streams, in the container's own cgroup.
+pub fn exec_request(exec_id: u64, container: &ContainerId, process: Process) -> ExecRequest {
+    ExecRequest {
+        exec_id,
+        container: container.clone(),
+        process,
+        cgroup: CgroupJoin::default(),
+        fds: vec![],
+        stdin: None,
+        stdout: None,
+        stderr: None,
+        size: None,
+        grace_ms: 0,
+        late_response: false,
+    }
 }
 
 pub fn process(args: &[&str]) -> Process {

@@ -2,11 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crisp_executor::plan::CgroupJoin;
-use crisp_sandbox::link::ExecRequest;
-
 use crate::harness::{Pod, missing, request, shipped};
-use crate::plans::{plan, process};
+use crate::plans::{exec_request, plan, process};
 
 /// Far above what a loaded machine needs; what it catches is a wait where none should be.
 const STUCK: Duration = Duration::from_secs(10);
@@ -28,19 +25,7 @@ async fn no_step_of_a_pod_waits_without_need() {
         let (container, _) = pod.start(&plan(&["/bin/busybox", "sleep", "1000"])).await.unwrap();
         start.push(began.elapsed());
         let began = Instant::now();
-        let request = ExecRequest {
-            exec_id: 1,
-            container,
-            process: process(&["/bin/busybox", "true"]),
-            cgroup: CgroupJoin::default(),
-            fds: vec![],
-            stdin: None,
-            stdout: None,
-            stderr: None,
-            size: None,
-            grace_ms: 0,
-            late_response: false,
-        };
+        let request = exec_request(1, &container, process(&["/bin/busybox", "true"]));
         pod.link.exec(request).await.unwrap();
         pod.link.wait_exec(1).await.unwrap();
         exec.push(began.elapsed());
