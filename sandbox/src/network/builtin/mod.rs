@@ -53,6 +53,7 @@ pub(super) use self::config::{BuiltinConfig, DEFAULT, Options};
 pub(super) use self::ipam::has_room;
 use self::iptables_legacy::LegacyRules;
 pub(crate) use self::lost::LostPod;
+pub(super) use self::names::resolve;
 use self::record::BuiltinRecord;
 pub(crate) use self::report::may_be_of;
 pub(super) use self::report::{has_name_of_veth, list_links};
