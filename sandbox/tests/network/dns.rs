@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::support::{Namespace, SECOND, block_on, config, on_private_host, outside, port, sh};
 
-const A: u16 = 1;
+pub const A: u16 = 1;
 const PTR: u16 = 12;
 const AAAA: u16 = 28;
 
@@ -47,7 +47,7 @@ fn query(pod: &Namespace, server: &str, name: &str, kind: u16) -> Result<(u8, Ve
     ask_for(SECOND * 8, pod, server, name, kind)
 }
 
-fn ask_for(
+pub fn ask_for(
     time: Duration,
     pod: &Namespace,
     server: &str,
@@ -116,7 +116,7 @@ fn open(dir: &std::path::Path) -> Networks {
     Networks::open(&NetworkConfig { kind: NetworkKind::BuiltIn, ..config(dir) }).unwrap()
 }
 
-fn network(name: &str, subnets: Vec<IpNet>, internal: bool) -> NewNetwork {
+pub fn network(name: &str, subnets: Vec<IpNet>, internal: bool) -> NewNetwork {
     NewNetwork {
         name: name.to_owned(),
         ipv6: subnets.iter().any(|subnet| matches!(subnet, IpNet::V6(_))),

@@ -119,6 +119,7 @@ impl Builtin {
             reaping: Mutex::new(()),
             reaper_runs: AtomicBool::new(false),
         };
+        builtin.reap_leftovers();
         builtin.find_orphans();
         builtin.warn_of_old_network();
         Ok(builtin)
