@@ -74,7 +74,7 @@ fn datagrams_to_the_host() -> u64 {
     counts.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-fn query_tcp(pod: &Namespace, server: &str, name: &str) -> (u8, Vec<String>) {
+pub fn query_tcp(pod: &Namespace, server: &str, name: &str) -> (u8, Vec<String>) {
     let (server, question): (IpAddr, _) = (server.parse().unwrap(), question(name, A));
     pod.run(move || {
         let mut stream = TcpStream::connect((server, 53)).unwrap();
