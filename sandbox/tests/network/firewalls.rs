@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks, Protocol};
+use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks, PodCidrsV6, Protocol};
 
 use crate::dns::{A, ask_for, query_tcp};
 use crate::support::{
@@ -451,5 +451,28 @@ fn a_table_of_an_operator_that_drops_forwarded_packets() {
                 ..Case::default()
             },
         ]);
+    });
+}
+
+/// On a host with IPv6, where pods have none.
+#[test]
+fn a_firewall_for_ipv6_is_no_conflict_for_pods_without() {
+    crisp_skip::needs!("ip6tables");
+    on_private_host(module_path!(), "a_firewall_for_ipv6_is_no_conflict_for_pods_without", || {
+        let dir = tempfile::tempdir().unwrap();
+        let config =
+            NetworkConfig { kind: NetworkKind::BuiltIn, pod_cidrs_v6: PodCidrsV6::Off, ..config(dir.path()) };
+        let networks = Networks::open(&config).unwrap();
+        sh("ip6tables -P FORWARD DROP && ip6tables -P INPUT DROP");
+        if has_table_of("ip6tables-legacy") {
+            sh("ip6tables-legacy -P FORWARD DROP && ip6tables-legacy -P INPUT DROP");
+        }
+        let pod = Namespace::new();
+        block_on(pod.attach(&networks, &[])).unwrap();
+        let message = networks.status().message;
+        assert!(!message.contains("run:"), "{message}");
+        sh("iptables -P FORWARD DROP");
+        let message = networks.status().message;
+        assert!(message.contains("iptables's chain FORWARD drops"), "{message}");
     });
 }

@@ -17,6 +17,7 @@ pub(super) struct FirewallConflict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PodTraffic {
     pub bridge: String,
+    pub has_ipv6: bool,
     /// Whether packets are forwarded for the pods. DNS queries come to the host in any case.
     pub is_forwarded: bool,
 }
@@ -34,7 +35,7 @@ pub(super) fn conflicts(
 ) -> Result<Vec<FirewallConflict>, NetlinkError> {
     let all = chains(socket)?;
     let mut found = Vec::new();
-    for chain in &all {
+    for chain in all.iter().filter(|chain| chain.family != "ip6" || traffic.has_ipv6) {
         let Some(hook) = chain.hook.filter(|hook| traffic.passes(*hook)) else { continue };
         let drops = match chain.table.as_str() {
             // It sorts packets into zones, and accepts redirected ones to the host.

@@ -53,7 +53,8 @@ impl LegacyRules {
     /// The programs whose chain FORWARD or INPUT drops what it does not know, and has no rule for the bridge. Waits
     /// for them at most [`DEADLINE`], and runs them at most every ten seconds while they are not in the way.
     pub(super) fn dropping(&self, traffic: &PodTraffic) -> Vec<LegacyConflict> {
-        let used = [IPV4, IPV6].into_iter().filter(|(_, file)| in_use(file)).map(|(program, _)| program);
+        let tables = [Some(IPV4), traffic.has_ipv6.then_some(IPV6)];
+        let used = tables.into_iter().flatten().filter(|(_, file)| in_use(file)).map(|(program, _)| program);
         let used: Vec<&'static str> = used.collect();
         if used.is_empty() {
             return Vec::new();
@@ -192,7 +193,7 @@ mod tests {
     fn while_a_check_hangs_the_last_result_is_known_at_once() {
         let rules = LegacyRules::default();
         *rules.lock() = LastCheck { ended: None, found: vec![("iptables-legacy", Hook::Input)], runs: true };
-        let traffic = PodTraffic { bridge: "crisp0".to_owned(), is_forwarded: true };
+        let traffic = PodTraffic { bridge: "crisp0".to_owned(), has_ipv6: true, is_forwarded: true };
         let known = rules.start(vec!["iptables-legacy"], &traffic).unwrap_err();
         assert_eq!(known, [("iptables-legacy", Hook::Input)]);
     }

@@ -209,7 +209,8 @@ impl Builtin {
 
     /// Installs the table, if it is not there.
     fn ensure_table(&self, setup: &mut HostSetup) -> Result<(), NetworkError> {
-        let Some(rules) = self.ruleset() else { return Ok(()) };
+        let pools = self.state().network.as_ref().map(|(network, _)| network.pools);
+        let Some((rules, pools)) = self.ruleset().zip(pools) else { return Ok(()) };
         // Put back when it is there: after an error it is installed again.
         let before = setup.table.take();
         let socket = setup.rules_socket()?;
@@ -222,7 +223,7 @@ impl Builtin {
         }
         let installed = rules.install(socket, &self.all_published()).map_err(self.rules_failed(INSTALL))?;
         setup.table = Some(installed);
-        for conflict in self.conflicts(setup) {
+        for conflict in self.conflicts(setup, &pools) {
             warn(&self.name, &conflict);
         }
         self.warn_of_legacy_rules();
@@ -231,10 +232,11 @@ impl Builtin {
 
     /// On a thread of its own: pods wait for this one.
     fn warn_of_legacy_rules(&self) {
+        let Some(pools) = self.state().network.as_ref().map(|(network, _)| network.pools) else { return };
         if !LegacyRules::are_used() {
             return;
         }
-        let (rules, name, traffic) = (self.legacy_rules.clone(), self.name.clone(), self.traffic());
+        let (rules, name, traffic) = (self.legacy_rules.clone(), self.name.clone(), self.traffic(&pools));
         // Without a thread the status says so.
         let _ = std::thread::Builder::new().spawn(move || {
             for (program, hook) in rules.dropping(&traffic) {
@@ -348,10 +350,10 @@ impl Builtin {
         let Ok(mut setup) = self.setup.try_lock() else { return Ok(message) };
         let rules = Ruleset::new(bridge.name(), pools, self.limits());
         rules.exists(setup.rules_socket()?).map_err(self.rules_failed("look up"))?;
-        let mut conflicts = self.conflicts(&mut setup);
+        let mut conflicts = self.conflicts(&mut setup, &pools);
         // Pods must not wait for other programs.
         drop(setup);
-        let legacy = self.legacy_rules.dropping(&self.traffic()).into_iter();
+        let legacy = self.legacy_rules.dropping(&self.traffic(&pools)).into_iter();
         conflicts.extend(legacy.map(|(program, hook)| of_legacy(program, hook, bridge.name())));
         for conflict in conflicts {
             message += &format!("; {conflict}");
@@ -360,8 +362,8 @@ impl Builtin {
     }
 
     /// Rules in the kernel that drop packets of pods. The result is only advice.
-    fn conflicts(&self, setup: &mut HostSetup) -> Vec<FirewallConflict> {
-        let traffic = self.traffic();
+    fn conflicts(&self, setup: &mut HostSetup, pools: &Pools) -> Vec<FirewallConflict> {
+        let traffic = self.traffic(pools);
         let found = setup.rules_socket().and_then(|socket| {
             conflicts(socket, &traffic).map_err(self.rules_failed("list the chains beside"))
         });
@@ -371,9 +373,10 @@ impl Builtin {
         })
     }
 
-    fn traffic(&self) -> PodTraffic {
+    fn traffic(&self, pools: &Pools) -> PodTraffic {
         PodTraffic {
             bridge: self.bridge().name().to_owned(),
+            has_ipv6: pools.v6.is_some(),
             is_forwarded: !self.options.internal,
         }
     }
