@@ -9,14 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_executor::ids::PodId;
-use crisp_sandbox::network::{Connection, NetworkConfig, NetworkKind, Networks, PodNetlink, Protocol};
+use crisp_sandbox::network::{
+    Connection, NETWORKS_ANNOTATION, NetworkConfig, NetworkKind, Networks, PodNetlink, Protocol,
+};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, socketpair};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::dns::{A, ask_for, network};
 use crate::plugins::{RESULT, calls, plugin, scripted, write_config};
 use crate::support::CollectGarbage as _;
-use crate::support::{Namespace, block_on, config, on_private_host, port, sh, traces};
+use crate::support::{
+    Namespace, ask_twice, block_on, config, on_private_host, port, sh, tell_callers_who_they_are, traces,
+};
 
 const JOB: &str = "CRISP_TEST_CRASHING_SERVER";
 
@@ -200,6 +204,55 @@ fn killed_at_any_moment_a_connection_is_whole_or_can_be_made_again() {
             let left = dir.path().join("root/networks");
             assert_eq!(std::fs::read_dir(left).unwrap().count(), 0, "round {round}");
         }
+    });
+}
+
+/// The machine loses power while a pod has leases and a port: links, rules and the volatile folder are gone.
+#[test]
+fn after_a_reboot_there_are_the_networks_and_nothing_of_their_pods() {
+    let name = "after_a_reboot_there_are_the_networks_and_nothing_of_their_pods";
+    on_private_host(module_path!(), name, || {
+        let dir = tempfile::tempdir().unwrap();
+        let before = traces();
+        let attach = async |networks: &Networks, pod: &Namespace| {
+            let mut request = pod.request(&[port(Protocol::Tcp, 8080, 80)]);
+            request.annotations.insert(NETWORKS_ANNOTATION.to_owned(), "lan".to_owned());
+            networks.attach(request).await.unwrap();
+            let ips = networks.attachments(&pod.id).into_iter().map(|on| on.ips[0].to_string());
+            assert_eq!(ips.collect::<Vec<_>>(), ["10.88.0.2", "10.1.1.2"]);
+        };
+        {
+            let networks = Networks::open(&settings(dir.path(), true)).unwrap();
+            let pod = Namespace::new();
+            block_on(async {
+                networks.create(network("lan", vec!["10.1.1.0/24".parse().unwrap()], false)).await.unwrap();
+                attach(&networks, &pod).await;
+            });
+        }
+        sh(
+            "nft flush ruleset; for link in $(ip -o link | cut -d: -f2 | cut -d@ -f1 | grep '^ *cr'); do ip link del $link 2>/dev/null || true; done",
+        );
+        sh(&format!("rm -r {}/state", dir.path().display()));
+        assert_eq!(traces(), before);
+        let networks = Networks::open(&settings(dir.path(), true)).unwrap();
+        block_on(async {
+            let lan =
+                networks.list().await.unwrap().into_iter().find(|network| network.name == "lan").unwrap();
+            assert_eq!(
+                (lan.subnets.len(), lan.subnets[0].to_string(), lan.members.len()),
+                (1, "10.1.1.0/24".to_owned(), 0)
+            );
+            assert!(networks.recorded().is_empty());
+            assert_eq!(traces(), before, "nothing is made before there is a pod");
+            let pod = Namespace::new();
+            attach(&networks, &pod).await;
+            tell_callers_who_they_are(&pod, 80);
+            assert_eq!(ask_twice("127.0.0.1:8080").unwrap(), "10.88.0.1");
+            networks.detach(&pod.id).await.unwrap();
+            networks.remove("lan".to_owned()).await.unwrap();
+            networks.close_if_unused().await.unwrap();
+        });
+        assert_eq!(traces(), before);
     });
 }
 
