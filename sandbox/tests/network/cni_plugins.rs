@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crisp_executor::ids::PodId;
-use crisp_sandbox::network::{NETWORKS_ANNOTATION, Networks, Protocol};
+use crisp_sandbox::network::{NETWORKS_ANNOTATION, NetworkConfig, Networks, Protocol};
 use serde_json::{Value, json};
 
-use crate::plugins::write_config;
+use crate::plugins::{calls, plugin, write_config};
 use crate::support::{
     Namespace, SECOND, ask, ask_from, block_on, config, on_private_host, outside, port, sh,
     tell_callers_who_they_are,
@@ -82,6 +82,82 @@ fn a_chain_of_all_meta_plugins_on_a_dual_stack_bridge() {
             networks.detach(&a.id).await.unwrap();
             networks.detach(&b.id).await.unwrap();
         });
+        assert_clean(dir.path());
+    });
+}
+
+#[test]
+fn firewall_lets_pods_out_of_a_host_that_forwards_nothing_else() {
+    crisp_skip::needs!("/usr/lib/cni/firewall", "iptables");
+    on_private_host(module_path!(), "firewall_lets_pods_out_of_a_host_that_forwards_nothing_else", || {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = outside();
+        tell_callers_who_they_are(&outside, 80);
+        sh("iptables -P FORWARD DROP");
+        let bridge = |bridge: &str, pool: &str| {
+            let ipam = host_local(dir.path(), &[pool]);
+            json!({"type": "bridge", "bridge": bridge, "isGateway": true, "ipMasq": true, "ipam": ipam})
+        };
+        configure(
+            dir.path(),
+            "a",
+            &json!([bridge("cni0", "10.6.0.0/24"), {"type": "firewall", "backend": "iptables"}]),
+        );
+        configure(dir.path(), "b", &json!([bridge("cni1", "10.7.0.0/24")]));
+        let networks = Networks::open(&config(dir.path())).unwrap();
+        let (pod, without) = (Namespace::new(), Namespace::new());
+        block_on(async {
+            pod.attach(&networks, &[]).await.unwrap();
+            let mut request = without.request(&[]);
+            request.annotations.insert(NETWORKS_ANNOTATION.to_owned(), "b@eth0".to_owned());
+            networks.attach(request).await.unwrap();
+            assert_eq!(ask_from(&pod, "192.0.2.2:80").unwrap(), "192.0.2.1");
+            assert!(ask_from(&without, "192.0.2.2:80").is_err(), "without the plugin");
+            let rules = sh("iptables -S CNI-FORWARD");
+            assert!(rules.contains("-s 10.6.0.2/32 -j ACCEPT"), "{rules}");
+            networks.check(&pod.id).await.unwrap();
+            networks.detach(&pod.id).await.unwrap();
+            networks.detach(&without.id).await.unwrap();
+        });
+        let rules = sh("iptables -S CNI-FORWARD");
+        assert!(!rules.contains("10.6.0.2"), "{rules}");
+        assert_clean(dir.path());
+    });
+}
+
+#[test]
+fn loopback_sets_lo_up() {
+    crisp_skip::needs!("/usr/lib/cni/loopback", "nsenter");
+    on_private_host(module_path!(), "loopback_sets_lo_up", || {
+        let dir = tempfile::tempdir().unwrap();
+        let seen = dir.path().join("seen");
+        // The plugin itself, and the state of lo before and after its calls.
+        let lo = format!("nsenter --net=$CNI_NETNS ip -o link show lo >>{}", seen.display());
+        let body = format!(
+            "[ $CNI_COMMAND != ADD ] || nsenter --net=$CNI_NETNS ip link set lo down; {lo}
+             echo \"$input\" | /usr/lib/cni/loopback || exit 1; {lo}"
+        );
+        plugin(dir.path(), "loopback", &body);
+        let ipam = host_local(dir.path(), &["10.6.0.0/24"]);
+        configure(
+            dir.path(),
+            "chain",
+            &json!([{"type": "loopback"}, {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": ipam}]),
+        );
+        let settings = NetworkConfig {
+            cni_bin_dirs: vec![dir.path().join("bin"), "/usr/lib/cni".into()],
+            ..config(dir.path())
+        };
+        let networks = Networks::open(&settings).unwrap();
+        let pod = Namespace::new();
+        block_on(async {
+            pod.attach(&networks, &[]).await.unwrap();
+            let is_up: Vec<bool> =
+                fs::read_to_string(&seen).unwrap().lines().map(|line| line.contains("LOOPBACK,UP")).collect();
+            assert_eq!(is_up, [false, true]);
+            networks.detach(&pod.id).await.unwrap();
+        });
+        assert_eq!(calls(dir.path()), ["ADD loopback", "DEL loopback"]);
         assert_clean(dir.path());
     });
 }

@@ -9,13 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_executor::ids::PodId;
-use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks, PodNetlink, Protocol};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use crisp_sandbox::network::{
+    Connection, NETWORKS_ANNOTATION, NetworkConfig, NetworkKind, Networks, PodNetlink, Protocol,
+};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, socketpair};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::dns::{A, ask_for, network};
 use crate::plugins::{RESULT, calls, plugin, scripted, write_config};
 use crate::support::CollectGarbage as _;
-use crate::support::{Namespace, block_on, config, on_private_host, port, sh, traces};
+use crate::support::{
+    Namespace, ask_twice, block_on, config, on_private_host, port, sh, tell_callers_who_they_are, traces,
+};
 
 const JOB: &str = "CRISP_TEST_CRASHING_SERVER";
 
@@ -24,22 +29,36 @@ struct Job {
     dir: String,
     pod: String,
     netns: String,
-    built_in: bool,
+    work: Work,
 }
+
+/// The work of a server until it is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// Attaches and detaches the pod.
+    Attach,
+    AttachWithPlugins,
+    /// Makes a network, connects the pod to it, disconnects it, removes the network.
+    Connect,
+    /// Connects the pod to the network lan, and hangs when the interface is made.
+    ConnectHalf,
+}
+
+const WORKS: [Work; 4] = [Work::Attach, Work::AttachWithPlugins, Work::Connect, Work::ConnectHalf];
 
 impl Job {
     fn given() -> Option<Self> {
         let text = std::env::var(JOB).ok()?;
         let mut parts = text.split(' ').map(str::to_owned);
         let mut next = || parts.next().unwrap();
-        Some(Self { dir: next(), pod: next(), netns: next(), built_in: next() == "built-in" })
+        Some(Self { dir: next(), pod: next(), netns: next(), work: WORKS[next().parse::<usize>().unwrap()] })
     }
 
     fn settings(&self) -> NetworkConfig {
-        settings(Path::new(&self.dir), self.built_in)
+        settings(Path::new(&self.dir), self.work != Work::AttachWithPlugins)
     }
 
-    /// Attaches and detaches the pod until it is killed.
+    /// Works until it is killed.
     fn work(&self) {
         let networks = Networks::open(&self.settings()).unwrap();
         let netns = std::fs::File::open(&self.netns).unwrap();
@@ -51,15 +70,37 @@ impl Job {
         let mut pod = Namespace::new();
         pod.id = PodId::parse(&self.pod).unwrap();
         pod.netns = Arc::new(netns.into());
-        pod.netlink = PodNetlink::new(socket.join().unwrap());
+        // An answer that does not come.
+        let (silent, _other_end) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        pod.netlink =
+            PodNetlink::new(if self.work == Work::ConnectHalf { silent } else { socket.join().unwrap() });
         println!("\nready");
         block_on(async {
             loop {
-                pod.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap();
-                networks.detach(&pod.id).await.unwrap();
+                match self.work {
+                    Work::Attach | Work::AttachWithPlugins => {
+                        pod.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap();
+                        networks.detach(&pod.id).await.unwrap();
+                    }
+                    Work::Connect => {
+                        networks
+                            .create(network("lan", vec!["10.1.1.0/24".parse().unwrap()], false))
+                            .await
+                            .unwrap();
+                        networks.connect(pod.request(&[]), lan()).await.unwrap();
+                        networks.disconnect(&pod.id, "lan").await.unwrap();
+                        networks.remove("lan".to_owned()).await.unwrap();
+                    }
+                    Work::ConnectHalf => drop(networks.connect(pod.request(&[]), lan()).await),
+                }
             }
         });
     }
+}
+
+fn lan() -> Connection {
+    Connection { network: "lan".to_owned(), ..Connection::default() }
 }
 
 fn settings(dir: &Path, built_in: bool) -> NetworkConfig {
@@ -70,12 +111,12 @@ fn settings(dir: &Path, built_in: bool) -> NetworkConfig {
 }
 
 /// Starts the server that is to be killed; returns when it is about to attach.
-fn start(test: &str, dir: &Path, pod: &Namespace, built_in: bool) -> Child {
+fn start(test: &str, dir: &Path, pod: &Namespace, work: Work) -> Child {
     let netns = format!("/proc/{}/fd/{}", std::process::id(), pod.netns.as_raw_fd());
-    let kind = if built_in { "built-in" } else { "cni" };
+    let work = WORKS.iter().position(|other| *other == work).unwrap();
     let mut server = Command::new(std::env::current_exe().unwrap())
         .args([&format!("crashes::{test}"), "--exact", "--nocapture"])
-        .env(JOB, format!("{} {} {netns} {kind}", dir.display(), pod.id))
+        .env(JOB, format!("{} {} {netns} {work}", dir.display(), pod.id))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -100,7 +141,7 @@ fn killed_at_any_moment_the_built_in_network_leaves_nothing() {
         let before = traces();
         for round in 0..25 {
             let pod = Namespace::new();
-            let server = start(test, dir.path(), &pod, true);
+            let server = start(test, dir.path(), &pod, Work::Attach);
             std::thread::sleep(Duration::from_micros(300 * round));
             kill(server);
             let networks = Networks::open(&settings(dir.path(), true)).unwrap();
@@ -114,6 +155,139 @@ fn killed_at_any_moment_the_built_in_network_leaves_nothing() {
             assert_eq!(traces(), before, "round {round}");
             assert_eq!(std::fs::read_dir(dir.path().join("state/pods")).unwrap().count(), 0, "round {round}");
         }
+    });
+}
+
+/// Connects the pod, or finds that it is connected: it has the address that the server names. Then disconnects it.
+fn connects(networks: &Networks, pod: &Namespace, when: &str) {
+    let name = |ip: &str| ask_for(Duration::from_secs(8), pod, ip, "web", A).unwrap().1;
+    block_on(async {
+        networks.keep_up().await;
+        let is_connected = networks.attachments(&pod.id).iter().any(|on| on.network == "lan");
+        if !is_connected {
+            if !networks.list().await.unwrap().iter().any(|network| network.name == "lan") {
+                networks.create(network("lan", vec!["10.1.1.0/24".parse().unwrap()], false)).await.unwrap();
+            }
+            networks.connect(pod.request(&[]), lan()).await.unwrap();
+        }
+        let on = networks.attachments(&pod.id).into_iter().find(|on| on.network == "lan").unwrap();
+        let addresses = pod.sh("ip -o -4 addr");
+        assert!(addresses.contains(&format!("net1    inet {}/24", on.ips[0])), "{when}: {addresses}");
+        assert_eq!(name("10.1.1.1"), [on.ips[0].to_string()], "{when}");
+        networks.disconnect(&pod.id, "lan").await.unwrap();
+        networks.remove("lan".to_owned()).await.unwrap();
+    });
+    let left = pod.sh("ip -o link");
+    assert!(!left.contains("net1"), "{when}: {left}");
+}
+
+#[test]
+fn killed_at_any_moment_a_connection_is_whole_or_can_be_made_again() {
+    let test = "killed_at_any_moment_a_connection_is_whole_or_can_be_made_again";
+    if let Some(job) = Job::given() {
+        return job.work();
+    }
+    on_private_host(module_path!(), test, || {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = Namespace::new();
+        let networks = Networks::open(&settings(dir.path(), true)).unwrap();
+        block_on(pod.attach(&networks, &[])).unwrap();
+        drop(networks);
+        let before = traces_without_rules();
+        for round in 0..40 {
+            let server = start(test, dir.path(), &pod, Work::Connect);
+            std::thread::sleep(Duration::from_micros(900 * round));
+            kill(server);
+            let networks = Networks::open(&settings(dir.path(), true)).unwrap();
+            connects(&networks, &pod, &format!("round {round}"));
+            assert_eq!(traces_without_rules(), before, "round {round}");
+            let left = dir.path().join("root/networks");
+            assert_eq!(std::fs::read_dir(left).unwrap().count(), 0, "round {round}");
+        }
+    });
+}
+
+/// The machine loses power while a pod has leases and a port: links, rules and the volatile folder are gone.
+#[test]
+fn after_a_reboot_there_are_the_networks_and_nothing_of_their_pods() {
+    let name = "after_a_reboot_there_are_the_networks_and_nothing_of_their_pods";
+    on_private_host(module_path!(), name, || {
+        let dir = tempfile::tempdir().unwrap();
+        let before = traces();
+        let attach = async |networks: &Networks, pod: &Namespace| {
+            let mut request = pod.request(&[port(Protocol::Tcp, 8080, 80)]);
+            request.annotations.insert(NETWORKS_ANNOTATION.to_owned(), "lan".to_owned());
+            networks.attach(request).await.unwrap();
+            let ips = networks.attachments(&pod.id).into_iter().map(|on| on.ips[0].to_string());
+            assert_eq!(ips.collect::<Vec<_>>(), ["10.88.0.2", "10.1.1.2"]);
+        };
+        {
+            let networks = Networks::open(&settings(dir.path(), true)).unwrap();
+            let pod = Namespace::new();
+            block_on(async {
+                networks.create(network("lan", vec!["10.1.1.0/24".parse().unwrap()], false)).await.unwrap();
+                attach(&networks, &pod).await;
+            });
+        }
+        sh(
+            "nft flush ruleset; for link in $(ip -o link | cut -d: -f2 | cut -d@ -f1 | grep '^ *cr'); do ip link del $link 2>/dev/null || true; done",
+        );
+        sh(&format!("rm -r {}/state", dir.path().display()));
+        assert_eq!(traces(), before);
+        let networks = Networks::open(&settings(dir.path(), true)).unwrap();
+        block_on(async {
+            let lan =
+                networks.list().await.unwrap().into_iter().find(|network| network.name == "lan").unwrap();
+            assert_eq!(
+                (lan.subnets.len(), lan.subnets[0].to_string(), lan.members.len()),
+                (1, "10.1.1.0/24".to_owned(), 0)
+            );
+            assert!(networks.recorded().is_empty());
+            assert_eq!(traces(), before, "nothing is made before there is a pod");
+            let pod = Namespace::new();
+            attach(&networks, &pod).await;
+            tell_callers_who_they_are(&pod, 80);
+            assert_eq!(ask_twice("127.0.0.1:8080").unwrap(), "10.88.0.1");
+            networks.detach(&pod.id).await.unwrap();
+            networks.remove("lan".to_owned()).await.unwrap();
+            networks.close_if_unused().await.unwrap();
+        });
+        assert_eq!(traces(), before);
+    });
+}
+
+/// The rules of DNS change with each server.
+fn traces_without_rules() -> String {
+    sh("ip -o -4 addr; ip -o link | cut -d: -f2; nft list tables")
+}
+
+#[test]
+fn half_a_connection_is_taken_back_by_the_next_server() {
+    let test = "half_a_connection_is_taken_back_by_the_next_server";
+    if let Some(job) = Job::given() {
+        return job.work();
+    }
+    on_private_host(module_path!(), test, || {
+        let dir = tempfile::tempdir().unwrap();
+        let (pod, other) = (Namespace::new(), Namespace::new());
+        let networks = Networks::open(&settings(dir.path(), true)).unwrap();
+        block_on(async {
+            networks.create(network("lan", vec!["10.1.1.0/24".parse().unwrap()], false)).await.unwrap();
+            for namespace in [&pod, &other] {
+                namespace.attach(&networks, &[]).await.unwrap();
+            }
+            networks.connect(other.request(&[]), lan()).await.unwrap();
+        });
+        drop(networks);
+        let server = start(test, dir.path(), &pod, Work::ConnectHalf);
+        pod.sh("timeout 60 sh -c 'until ip link show net1 2>/dev/null; do sleep 0.01; done'");
+        kill(server);
+        let networks = Networks::open(&settings(dir.path(), true)).unwrap();
+        assert_eq!(networks.attachments(&pod.id).len(), 1);
+        assert_eq!(networks.attachments(&other.id).len(), 2, "that of another pod is whole");
+        assert!(!pod.sh("ip -o link").contains("net1"));
+        block_on(networks.disconnect(&other.id, "lan")).unwrap();
+        connects(&networks, &pod, "afterwards");
     });
 }
 
@@ -136,7 +310,7 @@ fn killed_at_any_moment_debians_plugins_leave_nothing() {
         write_config(dir.path(), "10.conflist", &list.to_string());
         for round in 0..16 {
             let pod = Namespace::new();
-            let server = start(test, dir.path(), &pod, false);
+            let server = start(test, dir.path(), &pod, Work::AttachWithPlugins);
             std::thread::sleep(Duration::from_millis(6 * round));
             kill(server);
             let networks = Networks::open(&settings(dir.path(), false)).unwrap();
@@ -168,7 +342,7 @@ fn a_plugin_that_a_killed_server_called_is_waited_for() {
         );
         plugin(dir.path(), "slow", &body);
         let pod = Namespace::new();
-        let server = start(test, dir.path(), &pod, false);
+        let server = start(test, dir.path(), &pod, Work::AttachWithPlugins);
         while !begun.exists() {
             std::thread::sleep(Duration::from_millis(2));
         }

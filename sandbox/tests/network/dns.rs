@@ -5,12 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use crisp_sandbox::network::{
-    NETWORKS_ANNOTATION, NetworkConfig, NetworkKind, Networks, NewNetwork, PortMapping, Protocol,
+    Connection, NETWORKS_ANNOTATION, NetworkConfig, NetworkKind, Networks, NewNetwork, PortMapping, Protocol,
 };
+
+use ipnet::IpNet;
 
 use crate::support::{Namespace, SECOND, block_on, config, on_private_host, outside, port, sh};
 
-const A: u16 = 1;
+pub const A: u16 = 1;
 const PTR: u16 = 12;
 const AAAA: u16 = 28;
 
@@ -45,7 +47,7 @@ fn query(pod: &Namespace, server: &str, name: &str, kind: u16) -> Result<(u8, Ve
     ask_for(SECOND * 8, pod, server, name, kind)
 }
 
-fn ask_for(
+pub fn ask_for(
     time: Duration,
     pod: &Namespace,
     server: &str,
@@ -72,7 +74,7 @@ fn datagrams_to_the_host() -> u64 {
     counts.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-fn query_tcp(pod: &Namespace, server: &str, name: &str) -> (u8, Vec<String>) {
+pub fn query_tcp(pod: &Namespace, server: &str, name: &str) -> (u8, Vec<String>) {
     let (server, question): (IpAddr, _) = (server.parse().unwrap(), question(name, A));
     pod.run(move || {
         let mut stream = TcpStream::connect((server, 53)).unwrap();
@@ -114,6 +116,20 @@ fn open(dir: &std::path::Path) -> Networks {
     Networks::open(&NetworkConfig { kind: NetworkKind::BuiltIn, ..config(dir) }).unwrap()
 }
 
+pub fn network(name: &str, subnets: Vec<IpNet>, internal: bool) -> NewNetwork {
+    NewNetwork {
+        name: name.to_owned(),
+        ipv6: subnets.iter().any(|subnet| matches!(subnet, IpNet::V6(_))),
+        subnets,
+        mtu: None,
+        internal,
+        icc: true,
+        masquerade_except: Default::default(),
+        addresses: Default::default(),
+        labels: Default::default(),
+    }
+}
+
 fn named(pod: &Namespace, name: &str, networks: &str) -> crisp_sandbox::network::AttachRequest {
     let mut request = pod.request(&[]);
     request.name = name.to_owned();
@@ -133,18 +149,8 @@ fn pods_find_each_other_by_name_on_each_network_and_the_rest_of_the_world() {
         let networks = open(dir.path());
         let (a, b, c) = (Namespace::new(), Namespace::new(), Namespace::new());
         block_on(async {
-            let lan = NewNetwork {
-                name: "lan".to_owned(),
-                subnets: vec!["10.1.1.0/24".parse().unwrap(), "fd01::/64".parse().unwrap()],
-                ipv6: true,
-                mtu: None,
-                internal: true,
-                icc: true,
-                masquerade_except: Default::default(),
-                addresses: Default::default(),
-                labels: Default::default(),
-            };
-            networks.create(lan).await.unwrap();
+            let subnets = vec!["10.1.1.0/24".parse().unwrap(), "fd01::/64".parse().unwrap()];
+            networks.create(network("lan", subnets, true)).await.unwrap();
             networks.attach(named(&a, "web", r#"[{"name":"lan","aliases":["db"]}]"#)).await.unwrap();
             networks.attach(named(&b, "client", "")).await.unwrap();
             networks.attach(named(&c, "inside", "lan@eth0")).await.unwrap();
@@ -176,6 +182,71 @@ fn pods_find_each_other_by_name_on_each_network_and_the_rest_of_the_world() {
             });
             networks.detach(&a.id).await.unwrap();
             assert_eq!(query(&b, "10.88.0.1", "web", A), found(&["203.0.113.9"]));
+        });
+    });
+}
+
+/// The one server in the pod's resolv.conf is that of its first network.
+#[test]
+fn the_resolver_of_a_pod_knows_the_names_of_all_its_networks_and_of_no_other() {
+    let name = "the_resolver_of_a_pod_knows_the_names_of_all_its_networks_and_of_no_other";
+    on_private_host(module_path!(), name, || {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = outside();
+        resolver(&outside);
+        let networks = open(dir.path());
+        let [web, db, other, of_test, of_prod] = std::array::from_fn(|_| Namespace::new());
+        let ask = |networks: &Networks, pod: &Namespace, name: &str, kind| {
+            query(pod, &networks.resolver(&pod.id).unwrap().to_string(), name, kind)
+        };
+        let world = found(&["203.0.113.9"]);
+        let check = |networks: &Networks| {
+            for name in ["db", "store", "DB.default"] {
+                assert_eq!(ask(networks, &web, name, A), found(&["10.1.1.2"]), "{name}");
+            }
+            let pointer = ask(networks, &web, "2.1.1.10.in-addr.arpa", PTR).unwrap();
+            assert_eq!(pointer.1, ["\u{2}db\u{7}default\0"]);
+            assert_eq!(ask(networks, &web, "web", A), found(&["10.88.0.2"]), "its first network first");
+            assert_eq!(ask(networks, &db, "web", A), found(&["10.1.1.4"]), "by the network of both");
+            assert_eq!(ask(networks, &web, "cache.prod", A), found(&["10.1.1.3"]));
+            assert_eq!(ask(networks, &web, "cache", A), world, "two namespaces have it");
+            // A network that it is not in.
+            for name in ["other", "other.default"] {
+                assert_eq!(ask(networks, &web, name, A), world, "{name}");
+            }
+            assert_eq!(ask(networks, &of_test, "db", A), world);
+            assert_eq!(ask(networks, &db, "other", A).unwrap().0, 5);
+            let pointer = ask(networks, &of_test, "2.1.1.10.in-addr.arpa", PTR).unwrap();
+            assert!(!pointer.1.concat().contains("default"), "{pointer:?}");
+        };
+        block_on(async {
+            for (name, subnet) in [("lan", "10.1.1.0/24"), ("dmz", "10.1.2.0/24")] {
+                let subnets = vec![subnet.parse().unwrap()];
+                networks.create(network(name, subnets, true)).await.unwrap();
+            }
+            networks.attach(named(&web, "web", "")).await.unwrap();
+            networks
+                .attach(named(&db, "db", r#"[{"name":"lan","interface":"eth0","aliases":["store"]}]"#))
+                .await
+                .unwrap();
+            networks.attach(named(&other, "other", "dmz@eth0")).await.unwrap();
+            for (pod, namespace) in [(&of_test, "test"), (&of_prod, "prod")] {
+                let first = if namespace == "test" { "" } else { "lan@eth0" };
+                let mut request = named(pod, "cache", first);
+                request.namespace = namespace.to_owned();
+                networks.attach(request).await.unwrap();
+            }
+            assert_eq!(ask(&networks, &web, "db", A), world);
+            assert_eq!(ask(&networks, &web, "cache", A), found(&["10.88.0.3"]), "that of test");
+            let lan = || Connection { network: "lan".to_owned(), ..Connection::default() };
+            networks.connect(named(&web, "web", ""), lan()).await.unwrap();
+            check(&networks);
+            drop(networks);
+            let networks = open(dir.path());
+            networks.keep_up().await;
+            check(&networks);
+            networks.disconnect(&web.id, "lan").await.unwrap();
+            assert_eq!(ask(&networks, &web, "db", A), world);
         });
     });
 }
@@ -312,18 +383,7 @@ fn a_question_does_not_go_in_circles() {
         let networks = open(dir.path());
         let (a, b) = (Namespace::new(), Namespace::new());
         block_on(async {
-            let lan = NewNetwork {
-                name: "lan".to_owned(),
-                subnets: vec!["10.1.1.0/24".parse().unwrap()],
-                ipv6: false,
-                mtu: None,
-                internal: false,
-                icc: true,
-                masquerade_except: Default::default(),
-                addresses: Default::default(),
-                labels: Default::default(),
-            };
-            networks.create(lan).await.unwrap();
+            networks.create(network("lan", vec!["10.1.1.0/24".parse().unwrap()], false)).await.unwrap();
             networks.attach(named(&a, "web", "")).await.unwrap();
             networks.attach(named(&b, "inside", "lan@eth0")).await.unwrap();
             let before = datagrams_to_the_host();

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 use std::sync::PoisonError;
 
+use crisp_operation::record::RecordError;
+
 use super::limit::limit;
 use super::record::{BuiltinRecord, link_local};
 use super::{Builtin, forwarding, route_socket};
@@ -36,6 +38,7 @@ impl Builtin {
             limit(&mut socket, request, &record, bandwidth)
                 .map_err(|source| NetworkError::Netlink { step: step(), source })
         });
+        let wired = wired.and_then(|()| self.finish(&record));
         wired.map(|()| record.attachment(&self.name)).map_err(|error| {
             match self.detach(&request.pod).and_then(|()| self.reap()) {
                 Ok(_) => error,
@@ -75,7 +78,7 @@ impl Builtin {
             record = self.state().insert(request, &wanted, ports);
         }
         let record = record?;
-        if let Err(error) = self.records.write(&record) {
+        if let Err(error) = self.write_unfinished(&record) {
             self.state().forget(&request.pod);
             return Err(error.into());
         }
@@ -128,7 +131,21 @@ impl Builtin {
     fn forget_v6(&self, record: &mut BuiltinRecord) -> Result<(), NetworkError> {
         record.address_v6 = None;
         self.state().pods.insert(record.pod.clone(), record.clone());
-        Ok(self.records.write(record)?)
+        Ok(self.write_unfinished(record)?)
+    }
+
+    /// Writes the record of a pod whose attachment is under way. If this server is killed, the next one removes a new
+    /// pod. A pod that only joins one more network stays: until [`Self::finish`] its record says that it has left.
+    fn write_unfinished(&self, record: &BuiltinRecord) -> Result<(), RecordError> {
+        let detached = record.interface != INTERFACE;
+        self.records.write(&BuiltinRecord { detached, ..record.clone() })
+    }
+
+    fn finish(&self, record: &BuiltinRecord) -> Result<(), NetworkError> {
+        if record.interface != INTERFACE {
+            self.records.write(record)?;
+        }
+        Ok(())
     }
 
     /// Each port must lead to an address of the pod.

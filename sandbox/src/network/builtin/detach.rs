@@ -14,7 +14,7 @@ use crisp_executor::ids::PodId;
 
 use super::record::BuiltinRecord;
 use super::{Builtin, route_socket};
-use crate::network::netlink::{delete_group, delete_link, retire_link};
+use crate::network::netlink::{Socket, delete_group, delete_link, retire_link};
 use crate::network::{NetlinkError, NetworkError};
 
 /// Interfaces of pods that are detached within this time are deleted together. If a pod's namespace is gone
@@ -27,15 +27,16 @@ impl Builtin {
     pub(in crate::network) fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
         let Some(record) = self.state().pods.get(pod).cloned() else { return Ok(()) };
         let mut socket = route_socket()?;
-        retire_link(&mut socket, &record.veth, self.group()).map_err(failed(&record))?;
-        if !record.ports.is_empty() {
-            self.withdraw(&record)?;
-        }
         let record = BuiltinRecord { detached: true, ..record };
+        // First: if this server is killed, the next one must not take a retired interface for one that works.
         if let Err(error) = self.records.write(&record) {
             // Matters only to a server that starts before the interface is deleted: it detaches the pod
             // again.
             tracing::warn!(pod = pod.short(), %error, "cannot note that a pod is off the network");
+        }
+        retire_link(&mut socket, &record.veth, self.group()).map_err(failed(&record))?;
+        if !record.ports.is_empty() {
+            self.withdraw(&record)?;
         }
         let mut state = self.state();
         state.pods.remove(pod);
@@ -70,6 +71,25 @@ impl Builtin {
             self.state().forget(&record.pod);
         }
         failure.map_or(Ok(true), Err)
+    }
+
+    /// Removes the interfaces that an earlier server left: those of detached pods, and those of running pods that had
+    /// not joined this network completely when the server was killed.
+    pub(super) fn reap_leftovers(&self) {
+        let left: Vec<BuiltinRecord> = self.state().detached.values().cloned().collect();
+        if left.is_empty() {
+            return;
+        }
+        let retire = |socket: &mut Socket| {
+            // An interface that is not made completely is in no group.
+            left.iter().try_for_each(|record| {
+                retire_link(socket, &record.veth, self.group()).map(|_| ()).map_err(failed(record))
+            })
+        };
+        let reaped = route_socket().and_then(|mut socket| retire(&mut socket)).and_then(|()| self.reap());
+        if let Err(error) = reaped {
+            tracing::warn!(network = self.name, %error, "interfaces of detached pods are not deleted yet");
+        }
     }
 
     /// [`Self::reap`] until no detached pod is left; returns at once when another thread does that already.

@@ -14,9 +14,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// Tables in use, one name per line.
-const TABLES: [(&str, &str); 2] =
-    [("iptables-legacy", "/proc/net/ip_tables_names"), ("ip6tables-legacy", "/proc/net/ip6_tables_names")];
+use super::firewall::{PodTraffic, iptables_chain};
+use crate::network::nft::Hook;
+
+/// The programs, with the files of the tables in use, one name per line.
+const IPV4: (&str, &str) = ("iptables-legacy", "/proc/net/ip_tables_names");
+const IPV6: (&str, &str) = ("ip6tables-legacy", "/proc/net/ip6_tables_names");
 
 /// Time limit for the programs.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -25,6 +28,9 @@ const FRESH: Duration = Duration::from_secs(10);
 /// Limit for the rules of one program.
 const MAX_RULES: usize = 4 << 20;
 
+/// A program, and where its rules drop packets of pods.
+pub(super) type LegacyConflict = (&'static str, Hook);
+
 /// The programs whose rules drop packets of pods. Clones share the last result.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LegacyRules(Arc<Mutex<LastCheck>>);
@@ -32,7 +38,7 @@ pub(super) struct LegacyRules(Arc<Mutex<LastCheck>>);
 #[derive(Debug, Default)]
 struct LastCheck {
     ended: Option<Instant>,
-    found: Vec<&'static str>,
+    found: Vec<LegacyConflict>,
     /// Whether a thread runs the programs. It is never started twice: exec of a program on a dead volume may
     /// hang without an end.
     runs: bool,
@@ -41,18 +47,19 @@ struct LastCheck {
 impl LegacyRules {
     /// Whether the host has such rules.
     pub(super) fn are_used() -> bool {
-        TABLES.iter().any(|(_, file)| in_use(file))
+        in_use(IPV4.1) || in_use(IPV6.1)
     }
 
-    /// The programs whose chain FORWARD drops by policy and has no rule for the bridge. Waits for them at most
-    /// [`DEADLINE`], and runs them at most every ten seconds while they are not in the way.
-    pub(super) fn dropping(&self, bridge: &str) -> Vec<&'static str> {
-        let used = TABLES.into_iter().filter(|(_, file)| in_use(file)).map(|(program, _)| program);
+    /// The programs whose chain FORWARD or INPUT drops what it does not know, and has no rule for the bridge. Waits
+    /// for them at most [`DEADLINE`], and runs them at most every ten seconds while they are not in the way.
+    pub(super) fn dropping(&self, traffic: &PodTraffic) -> Vec<LegacyConflict> {
+        let tables = [Some(IPV4), traffic.has_ipv6.then_some(IPV6)];
+        let used = tables.into_iter().flatten().filter(|(_, file)| in_use(file)).map(|(program, _)| program);
         let used: Vec<&'static str> = used.collect();
         if used.is_empty() {
-            return used;
+            return Vec::new();
         }
-        match self.start(used, bridge) {
+        match self.start(used, traffic) {
             Ok(checked) => checked.recv_timeout(DEADLINE).unwrap_or_default(),
             Err(known) => known,
         }
@@ -62,19 +69,24 @@ impl LegacyRules {
     fn start(
         &self,
         programs: Vec<&'static str>,
-        bridge: &str,
-    ) -> Result<Receiver<Vec<&'static str>>, Vec<&'static str>> {
+        traffic: &PodTraffic,
+    ) -> Result<Receiver<Vec<LegacyConflict>>, Vec<LegacyConflict>> {
         let mut last = self.lock();
         let is_fresh = last.found.is_empty() && last.ended.is_some_and(|ended| ended.elapsed() < FRESH);
         if last.runs || is_fresh {
             return Err(last.found.clone());
         }
         let (sender, checked) = channel();
-        let (rules, bridge) = (self.clone(), bridge.to_owned());
+        let (rules, traffic) = (self.clone(), traffic.clone());
         let check = move || {
             let end = Instant::now() + DEADLINE;
-            let found: Vec<_> =
-                programs.into_iter().filter(|program| drops(&list(program, end), &bridge)).collect();
+            let hooks = [Hook::Forward, Hook::Input].into_iter().filter(|hook| traffic.passes(*hook));
+            let pairs = hooks.flat_map(|hook| programs.iter().map(move |program| (*program, hook)));
+            let drops = |(program, hook): &LegacyConflict| {
+                let chain = iptables_chain(*hook);
+                drops(&list(program, chain, end), chain, &traffic.bridge)
+            };
+            let found: Vec<LegacyConflict> = pairs.filter(drops).collect();
             *rules.lock() = LastCheck { ended: Some(Instant::now()), found: found.clone(), runs: false };
             // The caller may have stopped waiting.
             let _ = sender.send(found);
@@ -93,16 +105,24 @@ fn in_use(file: &str) -> bool {
     fs::read_to_string(file).is_ok_and(|tables| tables.lines().any(|table| table == "filter"))
 }
 
-fn drops(rules: &str, bridge: &str) -> bool {
-    rules.lines().any(|rule| rule == "-P FORWARD DROP") && !rules.contains(&format!(" {bridge} "))
+/// Whether the chain drops what its rules do not know: by the first rule without a condition, or by its policy.
+fn drops(rules: &str, chain: &str, bridge: &str) -> bool {
+    let (rule, policy) = (format!("-A {chain} -j "), format!("-P {chain} DROP"));
+    let targets = rules.lines().filter_map(|line| line.strip_prefix(&rule)?.split(' ').next());
+    let mut verdicts = targets.filter(|target| matches!(*target, "ACCEPT" | "DROP" | "REJECT" | "RETURN"));
+    let drops = match verdicts.next() {
+        None | Some("RETURN") => rules.lines().any(|line| line == policy),
+        Some(target) => target != "ACCEPT",
+    };
+    drops && !rules.contains(&format!(" {bridge} "))
 }
 
 /// The rules of the chain; those printed so far if the program does not end in time, none without the program:
 /// then there is no advice for a host with such rules.
 #[expect(clippy::disallowed_methods, reason = "the kernel's own interface to these rules is not for others")]
-fn list(program: &str, end: Instant) -> String {
+fn list(program: &str, chain: &str, end: Instant) -> String {
     let mut command = Command::new(program);
-    command.args(["-S", "FORWARD"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.args(["-S", chain]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let Ok(mut child) = command.process_group(0).spawn() else { return String::new() };
     let rules = child.stdout.take().map(|stdout| read(stdout, end)).unwrap_or_default();
     kill(&mut child);
@@ -152,12 +172,12 @@ mod tests {
         let is_in_time = || begun.elapsed() < Duration::from_secs(60);
         // Other tests fork: for a moment their children have the program open for writing, and it cannot be executed.
         let rules = loop {
-            let rules = list(program.to_str().unwrap(), Instant::now() + Duration::from_secs(3));
+            let rules = list(program.to_str().unwrap(), "FORWARD", Instant::now() + Duration::from_secs(3));
             if !rules.is_empty() || !is_in_time() {
                 break rules;
             }
         };
-        assert!(drops(&rules, "crisp0") && is_in_time(), "{rules}");
+        assert!(drops(&rules, "FORWARD", "crisp0") && is_in_time(), "{rules}");
         let pid = fs::read_to_string(dir.path().join("iptables.pid")).unwrap();
         let has_ended = || {
             let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
@@ -172,7 +192,28 @@ mod tests {
     #[test]
     fn while_a_check_hangs_the_last_result_is_known_at_once() {
         let rules = LegacyRules::default();
-        *rules.lock() = LastCheck { ended: None, found: vec!["iptables-legacy"], runs: true };
-        assert_eq!(rules.start(vec!["iptables-legacy"], "crisp0").unwrap_err(), ["iptables-legacy"]);
+        *rules.lock() = LastCheck { ended: None, found: vec![("iptables-legacy", Hook::Input)], runs: true };
+        let traffic = PodTraffic { bridge: "crisp0".to_owned(), has_ipv6: true, is_forwarded: true };
+        let known = rules.start(vec!["iptables-legacy"], &traffic).unwrap_err();
+        assert_eq!(known, [("iptables-legacy", Hook::Input)]);
+    }
+
+    #[test]
+    fn the_first_rule_without_a_condition_decides_before_the_policy() {
+        for (rules, is_dropped) in [
+            ("-P FORWARD DROP", true),
+            ("-P FORWARD DROP\n-A FORWARD -j ACCEPT", false),
+            ("-P FORWARD DROP\n-A FORWARD -j LOG --log-prefix DROP", true),
+            ("-P FORWARD ACCEPT\n-A FORWARD -p tcp -j DROP\n-A FORWARD -o eth9 -j REJECT", false),
+            (
+                "-P FORWARD ACCEPT\n-A FORWARD -p tcp -j ACCEPT\n-A FORWARD -j REJECT --reject-with icmp-net-unreachable",
+                true,
+            ),
+            ("-P FORWARD ACCEPT\n-A FORWARD -i crisp0 -j ACCEPT\n-A FORWARD -j DROP", false),
+            ("-P FORWARD ACCEPT\n-A FORWARD -j RETURN\n-A FORWARD -j DROP", false),
+        ] {
+            assert_eq!(drops(rules, "FORWARD", "crisp0"), is_dropped, "{rules}");
+        }
+        assert!(!drops("-P FORWARD DROP\n-A FORWARD -j DROP", "INPUT", "crisp0"));
     }
 }

@@ -53,6 +53,7 @@ pub(super) use self::config::{BuiltinConfig, DEFAULT, Options};
 pub(super) use self::ipam::has_room;
 use self::iptables_legacy::LegacyRules;
 pub(crate) use self::lost::LostPod;
+pub(super) use self::names::resolve;
 use self::record::BuiltinRecord;
 pub(crate) use self::report::may_be_of;
 pub(super) use self::report::{has_name_of_veth, list_links};
@@ -118,6 +119,7 @@ impl Builtin {
             reaping: Mutex::new(()),
             reaper_runs: AtomicBool::new(false),
         };
+        builtin.reap_leftovers();
         builtin.find_orphans();
         builtin.warn_of_old_network();
         Ok(builtin)

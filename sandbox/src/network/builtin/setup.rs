@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use super::bridge::Bridge;
-use super::firewall::{FirewallConflict, conflicts, of_legacy};
+use super::firewall::{FirewallConflict, PodTraffic, conflicts, of_legacy};
 use super::iptables_legacy::LegacyRules;
 use super::record::{BuiltinRecord, ChosenNetwork};
 use super::state::DnsSocket;
@@ -209,7 +209,8 @@ impl Builtin {
 
     /// Installs the table, if it is not there.
     fn ensure_table(&self, setup: &mut HostSetup) -> Result<(), NetworkError> {
-        let Some(rules) = self.ruleset() else { return Ok(()) };
+        let pools = self.state().network.as_ref().map(|(network, _)| network.pools);
+        let Some((rules, pools)) = self.ruleset().zip(pools) else { return Ok(()) };
         // Put back when it is there: after an error it is installed again.
         let before = setup.table.take();
         let socket = setup.rules_socket()?;
@@ -222,7 +223,7 @@ impl Builtin {
         }
         let installed = rules.install(socket, &self.all_published()).map_err(self.rules_failed(INSTALL))?;
         setup.table = Some(installed);
-        for conflict in self.conflicts(setup) {
+        for conflict in self.conflicts(setup, &pools) {
             warn(&self.name, &conflict);
         }
         self.warn_of_legacy_rules();
@@ -231,15 +232,15 @@ impl Builtin {
 
     /// On a thread of its own: pods wait for this one.
     fn warn_of_legacy_rules(&self) {
-        if self.options.internal || !LegacyRules::are_used() {
+        let Some(pools) = self.state().network.as_ref().map(|(network, _)| network.pools) else { return };
+        if !LegacyRules::are_used() {
             return;
         }
-        let (rules, name) = (self.legacy_rules.clone(), self.name.clone());
-        let bridge = self.bridge().name().to_owned();
+        let (rules, name, traffic) = (self.legacy_rules.clone(), self.name.clone(), self.traffic(&pools));
         // Without a thread the status says so.
         let _ = std::thread::Builder::new().spawn(move || {
-            for program in rules.dropping(&bridge) {
-                warn(&name, &of_legacy(program, &bridge));
+            for (program, hook) in rules.dropping(&traffic) {
+                warn(&name, &of_legacy(program, hook, &traffic.bridge));
             }
         });
     }
@@ -349,32 +350,35 @@ impl Builtin {
         let Ok(mut setup) = self.setup.try_lock() else { return Ok(message) };
         let rules = Ruleset::new(bridge.name(), pools, self.limits());
         rules.exists(setup.rules_socket()?).map_err(self.rules_failed("look up"))?;
-        let mut conflicts = self.conflicts(&mut setup);
+        let mut conflicts = self.conflicts(&mut setup, &pools);
         // Pods must not wait for other programs.
         drop(setup);
-        if !self.options.internal {
-            let legacy = self.legacy_rules.dropping(bridge.name());
-            conflicts.extend(legacy.into_iter().map(|program| of_legacy(program, bridge.name())));
-        }
+        let legacy = self.legacy_rules.dropping(&self.traffic(&pools)).into_iter();
+        conflicts.extend(legacy.map(|(program, hook)| of_legacy(program, hook, bridge.name())));
         for conflict in conflicts {
             message += &format!("; {conflict}");
         }
         Ok(message)
     }
 
-    /// Rules in the kernel that affect packets between pods and the outside. The result is only advice.
-    fn conflicts(&self, setup: &mut HostSetup) -> Vec<FirewallConflict> {
-        if self.options.internal {
-            return Vec::new();
-        }
-        let bridge = self.bridge();
+    /// Rules in the kernel that drop packets of pods. The result is only advice.
+    fn conflicts(&self, setup: &mut HostSetup, pools: &Pools) -> Vec<FirewallConflict> {
+        let traffic = self.traffic(pools);
         let found = setup.rules_socket().and_then(|socket| {
-            conflicts(socket, bridge.name()).map_err(self.rules_failed("list the chains beside"))
+            conflicts(socket, &traffic).map_err(self.rules_failed("list the chains beside"))
         });
         found.unwrap_or_else(|error| {
             tracing::debug!(network = self.name, %error, "what a firewall does to pods is not known");
             Vec::new()
         })
+    }
+
+    fn traffic(&self, pools: &Pools) -> PodTraffic {
+        PodTraffic {
+            bridge: self.bridge().name().to_owned(),
+            has_ipv6: pools.v6.is_some(),
+            is_forwarded: !self.options.internal,
+        }
     }
 
     fn limits(&self) -> Limits {
@@ -401,7 +405,7 @@ impl Builtin {
 }
 
 fn warn(network: &str, conflict: &FirewallConflict) {
-    tracing::warn!(network, "pods do not reach the outside: {conflict}");
+    tracing::warn!(network, "a firewall of this host blocks pods: {conflict}");
 }
 
 /// Whether the kernel has no nf_tables, and so no table of ours.

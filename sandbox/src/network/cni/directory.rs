@@ -1,10 +1,11 @@
 //! The configuration in force: the first valid file by name.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::config::{Broken, NetworkList, plugin_files};
 use super::exec;
@@ -21,7 +22,7 @@ pub(super) struct Directory {
     seen: Mutex<Seen>,
 }
 
-type Fingerprint = Vec<(PathBuf, Option<SystemTime>, u64)>;
+type Fingerprint = Vec<(PathBuf, Option<Stamp>)>;
 type Choice = Option<Result<Arc<NetworkList>, Broken>>;
 
 /// A valid configuration.
@@ -113,7 +114,7 @@ impl Seen {
             _ => None,
         };
         let is_usable =
-            |path: &PathBuf| self.files.iter().any(|(file, _, _)| file == path) && read(path).is_ok();
+            |path: &PathBuf| self.files.iter().any(|(file, _)| file == path) && read(path).is_ok();
         let gone = in_force.filter(|path| !is_usable(path)).cloned();
         let until = self.replaced_until.unwrap_or_else(|| Instant::now() + grace);
         match gone {
@@ -132,14 +133,36 @@ impl Seen {
     }
 }
 
-/// A value that changes with the file. None when there is no file.
-fn stamp(path: PathBuf) -> Option<(PathBuf, Option<SystemTime>, u64)> {
+/// A value that changes with the file. A file with the size and the time of the one that it replaces, as `mv` and
+/// `cp --preserve` keep it, has another inode number or time of change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Stamp {
+    inode: (u64, u64),
+    /// Seconds and nanoseconds, as are those of the change of the inode.
+    modified: (i64, i64),
+    changed: (i64, i64),
+    length: u64,
+}
+
+impl Stamp {
+    fn of(meta: &Metadata) -> Self {
+        Self {
+            inode: (meta.dev(), meta.ino()),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+            length: meta.len(),
+        }
+    }
+}
+
+/// The file with its stamp. None when there is no file.
+fn stamp(path: PathBuf) -> Option<(PathBuf, Option<Stamp>)> {
     match fs::metadata(&path) {
-        Ok(meta) if meta.is_file() => Some((path, meta.modified().ok(), meta.len())),
+        Ok(meta) if meta.is_file() => Some((path, Some(Stamp::of(&meta)))),
         Ok(_) => None,
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         // Reading it shows why it cannot be used.
-        Err(_) => Some((path, None, 0)),
+        Err(_) => Some((path, None)),
     }
 }
 
@@ -170,7 +193,7 @@ fn added_plugins(dir: &Path) -> Vec<PathBuf> {
 
 fn choose(files: &Fingerprint) -> Choice {
     let mut first_broken = None;
-    for (path, _, _) in files {
+    for (path, _) in files {
         match read(path) {
             Ok(list) => return Some(Ok(Arc::new(list))),
             Err(broken) => {
@@ -244,6 +267,29 @@ mod tests {
         assert_eq!(name(&directory).as_deref(), Some("a"));
         write(dir, "10.conf", B);
         assert_eq!(name(&directory).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn a_file_of_the_same_size_and_time_is_another_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (dir, file) = (folder.path(), folder.path().join("10.conf"));
+        let directory = Directory::new(dir.to_owned(), Duration::ZERO);
+        write(dir, "10.conf", A);
+        assert_eq!(name(&directory).as_deref(), Some("a"));
+        let time = fs::metadata(&file).unwrap().modified().unwrap();
+        let set_time =
+            |path: &Path| fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        // As `mv` and `cp --preserve` do.
+        let other = dir.join("10.conf.tmp");
+        fs::write(&other, B).unwrap();
+        set_time(&other);
+        fs::rename(&other, &file).unwrap();
+        assert_eq!(name(&directory).as_deref(), Some("b"));
+        // The clock of files has ticks.
+        std::thread::sleep(Duration::from_millis(20));
+        fs::write(&file, A).unwrap();
+        set_time(&file);
+        assert_eq!(name(&directory).as_deref(), Some("a"), "written again into the same file");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //!   pod --- "web"? ---> gateway:53, UDP and TCP
 //!                          |  redirected by the network's packet rules, so that port 53 stays free for others
 //!                       gateway:any                                     (responder)
-//!                          |  a pod of the network: its addresses         (message)
+//!                          |  a pod of the client's networks: its addresses (message)
 //!                          '- anything else: the host's own resolvers     (forward)
 //! ```
 //!
@@ -16,10 +16,11 @@ mod message;
 mod responder;
 mod share;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use crisp_executor::ids::PodId;
 use tokio::task::spawn_blocking;
 
 use super::NetworkError;
@@ -39,7 +40,7 @@ pub(crate) fn answer_query(message: &[u8]) {
 /// The responders of all networks.
 #[derive(Debug, Default)]
 pub(super) struct Dns {
-    networks: Mutex<HashMap<String, Served>>,
+    networks: Mutex<BTreeMap<String, Served>>,
     /// Locked while a network's packet rules are changed for its responder.
     starting: Mutex<()>,
 }
@@ -47,6 +48,7 @@ pub(super) struct Dns {
 /// The state of one network's responder.
 #[derive(Debug)]
 struct Served {
+    network: Weak<Builtin>,
     gateways: Vec<IpAddr>,
     /// None when it cannot be served, which was logged. It is tried again with each pod.
     responder: Option<Responder>,
@@ -86,7 +88,10 @@ impl Dns {
         if let (Err(error), true) = (&responder, is_new) {
             tracing::warn!(network = name, address = %first, %error, "names of pods are not resolved: cannot serve DNS on the network's gateway");
         }
-        served.insert(name.to_owned(), Served { gateways, responder: responder.ok() });
+        served.insert(
+            name.to_owned(),
+            Served { network: Arc::downgrade(network), gateways, responder: responder.ok() },
+        );
     }
 
     fn serve(
@@ -104,6 +109,13 @@ impl Dns {
         self.served().values().flat_map(|served| served.gateways.iter().copied()).collect()
     }
 
+    /// The networks that the pod is in, by name.
+    fn networks_of(&self, pod: &PodId) -> Vec<Arc<Builtin>> {
+        let all: Vec<Arc<Builtin>> =
+            self.served().values().filter_map(|served| served.network.upgrade()).collect();
+        all.into_iter().filter(|network| network.attachment(pod).is_some()).collect()
+    }
+
     /// The resolver's address in the network; None when names are not resolved.
     pub(super) fn resolver(&self, network: &str) -> Option<IpAddr> {
         let all = self.served();
@@ -116,7 +128,7 @@ impl Dns {
         self.served().remove(name);
     }
 
-    fn served(&self) -> MutexGuard<'_, HashMap<String, Served>> {
+    fn served(&self) -> MutexGuard<'_, BTreeMap<String, Served>> {
         self.networks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crisp_executor::ids::PodId;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -13,7 +14,7 @@ use super::Dns;
 use super::forward::{Transport, forward, read_framed, write_framed};
 use super::message::{Code, DnsAnswer, Query, UDP_ANSWER};
 use super::share::{Share, Shares};
-use crate::network::builtin::{Builtin, DnsSocket};
+use crate::network::builtin::{Builtin, DnsSocket, resolve};
 use crate::network::{NetworkError, Protocol};
 
 /// Limit for queries that are forwarded at the same time; more are refused, so that a pod cannot exhaust the
@@ -169,11 +170,20 @@ impl Shared {
     /// None when the host's resolvers must be asked.
     fn answer_at_once(&self, query: &Query, client: IpAddr, limit: usize) -> Option<Vec<u8>> {
         let network = self.network.upgrade()?;
+        let pod = network.pod_at(client.to_canonical());
+        let networks = self.networks_of(network, pod.as_ref());
         let known = match query.pointer() {
-            Some(ip) => DnsAnswer::Pointer(network.name_of(ip)?),
-            None => DnsAnswer::Addresses(network.resolve(&query.name, client)?),
+            Some(ip) => DnsAnswer::Pointer(networks.iter().find_map(|network| network.name_of(ip))?),
+            None => DnsAnswer::Addresses(resolve(&networks, &query.name, pod.as_ref())?),
         };
         Some(query.answer(&known, limit))
+    }
+
+    /// The networks whose names the pod may find: this one, and the others that it is in.
+    fn networks_of(&self, own: Arc<Builtin>, pod: Option<&PodId>) -> Vec<Arc<Builtin>> {
+        let others = self.all.upgrade().zip(pod).map(|(all, pod)| all.networks_of(pod)).unwrap_or_default();
+        let others = others.into_iter().filter(|other| other.name() != own.name());
+        std::iter::once(Arc::clone(&own)).chain(others).collect()
     }
 
     /// A share of the budget for a query that must be forwarded. None for queries from this host itself: its

@@ -195,7 +195,7 @@ impl Networks {
     }
 
     /// The DNS server of the pod: the gateway of its first network, if that is a built-in one whose names are
-    /// resolved.
+    /// resolved. It resolves those of the pod's other built-in networks too.
     #[must_use]
     pub fn resolver(&self, pod: &PodId) -> Option<IpAddr> {
         let is_first = |on: Attachment| on.interface == INTERFACE;

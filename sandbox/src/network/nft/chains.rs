@@ -10,9 +10,28 @@ const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
-const NFTA_RULE_TABLE: u16 = 1;
-const FORWARD: u32 = 2;
+const NF_INET_LOCAL_IN: u32 = 1;
+const NF_INET_FORWARD: u32 = 2;
 const NF_DROP: u32 = 0;
+
+/// The place in the kernel where packets pass a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::network) enum Hook {
+    /// Packets to the host.
+    Input,
+    /// Packets that the host forwards.
+    Forward,
+}
+
+impl Hook {
+    fn of(number: u32) -> Option<Self> {
+        match number {
+            NF_INET_LOCAL_IN => Some(Self::Input),
+            NF_INET_FORWARD => Some(Self::Forward),
+            _ => None,
+        }
+    }
+}
 
 /// A chain of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,11 +40,11 @@ pub(in crate::network) struct Chain {
     pub family: &'static str,
     pub table: String,
     pub name: String,
-    /// Whether forwarded packets pass it.
-    pub forwards: bool,
+    /// None for chains of other packets, and for those that only other chains lead to.
+    pub hook: Option<Hook>,
     /// Whether its policy drops packets that no rule accepts.
-    pub drops: bool,
-    number: u8,
+    pub(super) has_policy_drop: bool,
+    pub(super) number: u8,
 }
 
 /// All chains of IPv4, of IPv6 and of both. This includes iptables on nf_tables; the old iptables is not
@@ -48,15 +67,15 @@ fn parse(payload: &[u8]) -> Option<Chain> {
         _ => return None,
     };
     let (table, name) = (String::new(), String::new());
-    let mut chain = Chain { family, table, name, forwards: false, drops: false, number };
+    let mut chain = Chain { family, table, name, hook: None, has_policy_drop: false, number };
     for (kind, value) in attributes(payload.get(4..)?) {
         match kind {
             NFTA_CHAIN_TABLE => chain.table = text(value),
             NFTA_CHAIN_NAME => chain.name = text(value),
-            NFTA_CHAIN_POLICY => chain.drops = number_in(value) == Some(NF_DROP),
+            NFTA_CHAIN_POLICY => chain.has_policy_drop = number_in(value) == Some(NF_DROP),
             NFTA_CHAIN_HOOK => {
-                chain.forwards =
-                    attributes(value).any(|(k, v)| k == NFTA_HOOK_HOOKNUM && number_in(v) == Some(FORWARD));
+                let number = attributes(value).find(|(kind, _)| *kind == NFTA_HOOK_HOOKNUM);
+                chain.hook = number.and_then(|(_, number)| Hook::of(number_in(number)?));
             }
             _ => {}
         }
@@ -64,27 +83,10 @@ fn parse(payload: &[u8]) -> Option<Chain> {
     Some(chain)
 }
 
-/// Whether a rule of the chain's table names the interface: then an operator has already handled it.
-pub(in crate::network) fn table_names(
-    socket: &mut Socket,
-    chain: &Chain,
-    interface: &str,
-) -> Result<bool, NetlinkError> {
-    let name = format!("{interface}\0");
-    let named = socket.list(
-        |m| {
-            let rules = m.dump("list rules", Kind::GetRule.number(), &nfgenmsg(chain.number));
-            rules.attr_str(NFTA_RULE_TABLE, &chain.table);
-        },
-        |_, payload| payload.windows(name.len()).any(|part| part == name.as_bytes()).then_some(()),
-    )?;
-    Ok(!named.is_empty())
-}
-
-fn text(value: &[u8]) -> String {
+pub(super) fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
 }
 
-fn number_in(value: &[u8]) -> Option<u32> {
+pub(super) fn number_in(value: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(value.try_into().ok()?))
 }

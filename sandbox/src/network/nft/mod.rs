@@ -12,20 +12,22 @@
 //! ```
 //!
 //! The limit of separate tables: accepting a packet here does not keep another table from dropping it. If a
-//! forward chain of the host drops by policy, the operator must allow the bridge there; [`chains`] finds such
-//! chains for the network's status.
+//! chain of the host drops packets that it does not know, forwarded ones or queries to the DNS responder, the
+//! operator must allow them there; [`drops_unknown`] finds such chains for the network's status.
 //!
 //! Sources: linux/netfilter/nf_tables.h; nft(8) for the meaning of the rules.
 
 mod chains;
 mod elements;
 mod expression;
+mod foreign_rules;
 mod intact;
 mod message;
 mod strays;
 mod table;
 
-pub(super) use chains::{Chain, chains, table_names};
+pub(super) use chains::{Chain, Hook, chains};
 pub(super) use elements::Published;
+pub(super) use foreign_rules::{drops_unknown, names_interface};
 pub(super) use intact::Installed;
 pub(super) use table::{BRIDGES, Limits, Ruleset};
