@@ -19,6 +19,8 @@ pub struct Host {
     registries: PathBuf,
     /// More commands for the shell that prepares the mount namespace, for example mounts.
     pub prepare: String,
+    /// The folder for CNI configurations.
+    pub cni: PathBuf,
 }
 
 impl Host {
@@ -31,7 +33,12 @@ impl Host {
         for name in ["run", "lib"] {
             std::fs::create_dir_all(folder.join(name))?;
         }
-        Ok(Self { folder, registries: machine.registries(), prepare: String::new() })
+        Ok(Self {
+            folder,
+            registries: machine.registries(),
+            prepare: String::new(),
+            cni: "/nonexistent".into(),
+        })
     }
 
     /// The folder that a run sees as `/run`.
@@ -93,7 +100,7 @@ impl Host {
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", &script, "sh"]).arg(machine::crisp());
         command.arg("run").arg("--registry-config-dir").arg(&self.registries);
-        command.args(["--cni-conf-dir", "/nonexistent"]);
+        command.arg("--cni-conf-dir").arg(&self.cni);
         command
     }
 

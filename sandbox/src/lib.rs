@@ -30,6 +30,7 @@ mod fork_server;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
+mod host_resolver;
 pub mod inventory;
 mod layout;
 pub mod link;
@@ -47,6 +48,7 @@ mod top_cgroup;
 
 pub use config::{Dns, InvalidPod, PodConfig, PodKey, PortMapping, Protocol};
 pub use error::{JoinError, PodCause, PodError, Shared, StageFailure};
+pub use host_resolver::{host_dns, host_dns_of_pods};
 pub use namespace::{NamespaceMode, NetworkMode, PidMode};
 pub use ops::network_connect::ConnectError;
 pub use pod::cgroups::CgroupDriver;

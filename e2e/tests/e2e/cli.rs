@@ -167,7 +167,9 @@ async fn everyday_commands() -> Result<()> {
     let ps = text(&["ps"])?;
     assert!(ps.contains("worker") && ps.contains("daily") && ps.contains(&id[..12]), "{ps}");
     assert!(text(&["images"])?.contains("busybox"));
-    assert!(text(&["info"])?.contains("NetworkReady"));
+    let info = text(&["info"])?;
+    let network = info.lines().find(|line| line.contains("NetworkReady")).unwrap_or_default();
+    assert!(network.contains(&format!("built-in network on bridge {},", lab.machine.bridge())), "{info}");
     assert_eq!(text(&["logs", "worker"])?, "first\n");
     assert_eq!(text(&["exec", &id[..12], "echo", "inside"])?, "inside\n");
     let failed = lab.machine.crisp(&["exec", "worker", "sh", "-c", "exit 9"])?;

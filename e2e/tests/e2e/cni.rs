@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crisp_e2e::registry::free_port;
 use crisp_e2e::{Lab, Machine, Result, Setup, http, needs, request, says};
-use k8s_cri::v1::StatusRequest;
+use k8s_cri::v1::{NetworkConfig, RuntimeConfig, StatusRequest, UpdateRuntimeConfigRequest};
 use serde_json::json;
 
 const PLUGINS: &str = "/usr/lib/cni";
@@ -138,4 +138,63 @@ async fn not_ready(lab: &mut Lab, why: &str) -> Result<()> {
         assert!(started.elapsed() < Duration::from_secs(5), "{network:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// A plugin that adds `VERB SUBNET` for each of its calls to the file `calls`; the subnet is that of its
+/// configuration.
+fn noting(folder: &Path) -> Result<()> {
+    let script = r#"config=$(cat)
+[ $CNI_COMMAND != VERSION ] || { echo '{"cniVersion":"1.1.0","supportedVersions":["1.0.0","1.1.0"]}'; exit; }
+subnet=$(echo "$config" | sed -n 's/.*"subnet" *: *"\([^"]*\)".*/\1/p')
+echo $CNI_COMMAND $subnet >> CALLS
+[ $CNI_COMMAND != ADD ] || echo '{"cniVersion":"1.1.0","ips":[{"address":"10.9.0.7/24"}]}'"#;
+    plugin(folder, "noting", &script.replace("CALLS", &folder.join("calls").display().to_string()))
+}
+
+/// Waits until the plugin has noted this call.
+async fn called(folder: &Path, call: &str) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let calls = std::fs::read_to_string(folder.join("calls")).unwrap_or_default();
+        if calls.lines().any(|line| line == call) {
+            return Ok(());
+        }
+        if begun.elapsed() > Duration::from_secs(60) {
+            return Err(format!("no call {call:?}: {calls}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_settings_of_cni_reach_the_plugins() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let _alone = ALONE.lock().await;
+    let folder = tempfile::tempdir()?;
+    noting(folder.path())?;
+    let template = folder.path().join("template");
+    let network =
+        r#"{"cniVersion":"1.1.0","name":"e2e","plugins":[{"type":"noting","subnet":"{{.PodCIDR}}"}]}"#;
+    std::fs::write(&template, network)?;
+    let mut setup = with_plugins(&folder.path().display().to_string());
+    let flags = ["--cni-gc", "--cni-check-interval", "1s", "--cni-conf-template"].map(str::to_owned);
+    setup.args.extend(flags.into_iter().chain([template.display().to_string()]));
+    let mut lab = Lab::start_with(setup).await?;
+    not_ready(&mut lab, "no CNI configuration in").await?;
+    let network_config = Some(NetworkConfig { pod_cidr: "10.198.7.0/24".to_owned() });
+    let runtime_config = Some(RuntimeConfig { network_config });
+    lab.client.runtime.update_runtime_config(UpdateRuntimeConfigRequest { runtime_config }).await?;
+    lab.pod("checked").await?;
+    called(folder.path(), "ADD 10.198.7.0/24").await?;
+    called(folder.path(), "CHECK 10.198.7.0/24").await?;
+    let info = String::from_utf8(lab.machine.crisp(&["info"])?.stdout)?;
+    let ready = info.lines().find(|line| line.contains("NetworkReady")).unwrap_or_default();
+    let file = std::fs::read_dir(lab.machine.cni())?.next().ok_or("there is no file")??.file_name();
+    assert!(ready.contains(" yes: ") && ready.contains(&*file.to_string_lossy()), "{file:?}: {info}");
+    // At the start of a server.
+    lab.machine.kill_server();
+    lab.machine.start_server().await?;
+    lab.client = lab.machine.client().await?;
+    called(folder.path(), "GC 10.198.7.0/24").await?;
+    close(lab).await
 }

@@ -57,6 +57,7 @@ mod run_image_restarted;
 mod run_image_stopped;
 mod run_lost;
 mod run_manifest;
+mod run_network;
 mod security;
 mod serve;
 mod streams;

@@ -160,6 +160,53 @@ async fn networks_are_made_used_and_removed_by_the_command_line() -> Result<()> 
     lab.close().await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_joins_a_network_with_the_interface_addresses_and_names_that_are_asked_for() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let number = std::process::id() % 100_000;
+    let (name, subnet) = (format!("e2j{number}"), format!("10.196.{}.0/24", number % 250));
+    let crisp = |lab: &Lab, args: &[&str]| -> Result<String> {
+        let output = lab.machine.crisp(args)?;
+        let text = String::from_utf8([output.stdout, output.stderr].concat())?;
+        if output.status.success() { Ok(text) } else { Err(format!("{args:?}: {text}").into()) }
+    };
+    crisp(&lab, &["network", "create", &name, "--subnet", &subnet])?;
+    let mut sandbox = request::pod(&lab.machine, "late");
+    let networks = r#"[{"name":"default","interface":"eth0","aliases":["cache"]}]"#;
+    sandbox.annotations.insert("crisp/networks".into(), networks.into());
+    let pod = lab.client.run_pod(&sandbox).await?;
+    let serve = "mkdir /w; echo reached > /w/index.html; exec httpd -f -p 80 -h /w";
+    lab.client.launch(&pod, &lab.shell(serve), &sandbox).await?;
+    let address = subnet.replace(".0/24", ".77");
+    let wanted = ["--interface", "lan7", "--mac", "02:00:00:00:00:77", "--ip", &address];
+    let names = ["--alias", "database", "--alias", "db"];
+    crisp(&lab, &[&["network", "connect", &name, "late"][..], &wanted, &names].concat())?;
+    let look = "cat /sys/class/net/lan7/address; ip -4 -o addr show lan7 | grep -o '[0-9.]*/24'";
+    let seen = crisp(&lab, &["exec", "main", "sh", "-c", look])?;
+    assert_eq!(seen, format!("02:00:00:00:00:77\n{address}/24\n"));
+    // From the network that it joined, and from the first one.
+    for (visitor, on, names) in
+        [("there", Some(format!("{name}@eth0")), "database db late"), ("here", None, "cache late")]
+    {
+        let mut sandbox = request::pod(&lab.machine, visitor);
+        sandbox.dns_config = None;
+        sandbox.annotations.extend(on.map(|on| ("crisp/networks".to_owned(), on)));
+        let pod = lab.client.run_pod(&sandbox).await?;
+        let line = format!(
+            "for name in {names}; do for i in $(seq 50); do wget -q -O - http://$name/ && break; sleep 0.1; done; done"
+        );
+        let id = lab.client.launch(&pod, &lab.shell(&line), &sandbox).await?;
+        lab.client.wait(&id).await?;
+        let expected = "reached\n".repeat(names.split(' ').count());
+        assert_eq!(lab.machine.container_log(visitor, "main")?, expected, "{visitor}");
+        lab.client.runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: pod }).await?;
+    }
+    lab.client.runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: pod }).await?;
+    crisp(&lab, &["network", "rm", &name])?;
+    lab.close().await
+}
+
 fn pod_cidr(cidr: &str) -> UpdateRuntimeConfigRequest {
     let network_config = Some(NetworkConfig { pod_cidr: cidr.to_owned() });
     UpdateRuntimeConfigRequest { runtime_config: Some(RuntimeConfig { network_config }) }

@@ -72,11 +72,9 @@ pub(super) fn write_names(service: &ServiceState, pod: &Pod, id: &PodId) -> io::
     files.write_names(&pod.config)?;
     let names = [owner.config.own_hostname(), pod.config.own_hostname()];
     files.write_hosts_of(&names, &addresses)?;
-    if pod.config.dns == owner.config.dns || pod.config.dns == Default::default() {
-        let (resolver, given) = (service.networks.resolver(&owner.id), service.networks.given_dns(&owner.id));
-        files.write_resolv_conf(&owner.config, &NetworkDns { resolver, given })?;
-    }
-    Ok(())
+    let config = if pod.config.dns == Default::default() { &owner.config } else { &pod.config };
+    let (resolver, given) = (service.networks.resolver(&owner.id), service.networks.given_dns(&owner.id));
+    files.write_resolv_conf(config, &NetworkDns { resolver, given })
 }
 
 /// The addresses of the pod that is joined.

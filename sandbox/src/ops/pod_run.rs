@@ -18,7 +18,7 @@ use crate::network::{AttachRequest, PodNetlink};
 use crate::pod::Pod;
 use crate::pod::cgroups::PodCgroups;
 use crate::pod::record::{PodMetadata, PodRecord};
-use crate::pod::resolv_conf::NetworkDns;
+use crate::pod::resolv_conf::{NetworkDns, is_without_server};
 use crate::pod::state::{PodState, PodStatus};
 use crate::service_state::{PodEvent, ServiceState};
 use crate::systemd::{Scope, ScopeHolder, Systemd};
@@ -162,8 +162,15 @@ fn commit(
             pod.files().write_hosts(&pod.config, ips)?;
         }
         let (resolver, given) = (service.networks.resolver(&pod.id), service.networks.given_dns(&pod.id));
-        if resolver.is_some() || given.is_some() {
-            pod.files().write_resolv_conf(&pod.config, &NetworkDns { resolver, given })?;
+        let dns = NetworkDns { resolver, given };
+        if dns != NetworkDns::default() {
+            pod.files().write_resolv_conf(&pod.config, &dns)?;
+        }
+        if !ips.is_empty() && pod.config.network == NetworkMode::Pod && is_without_server(&pod.config.dns, &dns) {
+            tracing::warn!(
+                pod = %pod.id, name = pod.config.name,
+                "names are not resolved in the pod: it reaches none of the host's resolvers, which are on the loopback interface or link-local; give it others (--dns, dnsConfig.nameservers)"
+            );
         }
         pod.status.update(|status| status.ready(started.pid, ips))?;
         Ok(())

@@ -54,7 +54,7 @@ impl PodFiles {
         write(&self.hosts, &hosts(&different, addresses))
     }
 
-    /// Rewrites resolv.conf for a pod whose network resolves names, and that has no settings of its own.
+    /// Rewrites resolv.conf for a pod whose network resolves names.
     ///
     /// # Errors
     /// A file could not be written.

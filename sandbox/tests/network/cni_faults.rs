@@ -7,7 +7,7 @@ use std::path::Path;
 use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
-use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
+use crisp_sandbox::network::{NETWORKS_ANNOTATION, NetworkConfig, NetworkKind, Networks};
 
 use crate::plugins::{RESULT, TWO, calls, plugin, scripted, write_config};
 use crate::support::CollectGarbage as _;
@@ -342,5 +342,34 @@ fn a_usable_network_stays_usable_while_the_plugins_of_a_changed_file_respond() {
             let status = networks.status();
             assert!(!status.ready && status.message.contains("have not answered STATUS yet"), "{status:?}");
         });
+    });
+}
+
+#[test]
+fn a_chain_may_take_longer_than_one_plugin_may() {
+    on_private_host(module_path!(), "a_chain_may_take_longer_than_one_plugin_may", || {
+        let dir = tempfile::tempdir().unwrap();
+        write_config(dir.path(), "10.conflist", TWO);
+        let slow = format!("[ $CNI_COMMAND != ADD ] || sleep 5; {RESULT}");
+        plugin(dir.path(), "first", &slow);
+        plugin(dir.path(), "second", &slow);
+        let limit = Duration::from_secs(9);
+        let networks =
+            Networks::open(&NetworkConfig { cni_deadline: limit, ..scripted(dir.path()) }).unwrap();
+        let pod = Namespace::new();
+        let begun = Instant::now();
+        assert_eq!(block_on(pod.attach(&networks, &[])).unwrap().network, "two");
+        assert!(begun.elapsed() > limit, "{:?}", begun.elapsed());
+        // Both plugins at their limits, and both again to undo that.
+        let time = |name: &str| {
+            let networks_of = (NETWORKS_ANNOTATION.to_owned(), name.to_owned());
+            networks.time_of_attach(&[networks_of].into())
+        };
+        assert!(time("two@eth0") >= limit * 4, "{:?}", time("two@eth0"));
+        assert!(networks.time_of_attach(&Default::default()) >= limit * 4);
+        let of_built_in = time("default@eth0");
+        assert!(of_built_in < limit * 4, "no plugin is called: {of_built_in:?}");
+        assert_eq!(time("default@eth0,two") - of_built_in, limit * 4);
+        block_on(networks.detach(&pod.id)).unwrap();
     });
 }

@@ -17,6 +17,7 @@ mod firewalld;
 mod firewalls;
 mod flushed;
 mod host_ports;
+mod link_local_resolver;
 mod named;
 mod plugins;
 mod pod_cidr;

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::slice::from_ref;
+use std::time::{Duration, Instant};
 
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, PortMapping, Protocol};
 use crisp_sandbox::{NetworkMode, PodConfig, PodState};
@@ -146,4 +147,41 @@ async fn the_address_of_a_pod_is_not_freed_while_another_has_its_namespace() {
     assert!(file("freed").exists());
     assert_eq!(lab.pods.networks().recorded(), []);
     lab.assert_empty();
+}
+
+#[tokio::test]
+async fn pods_are_checked_again_and_again_where_that_is_set_and_not_elsewhere() {
+    crisp_skip::needs!();
+    for interval in [Some(Duration::from_millis(100)), None] {
+        let folder = Folder::new();
+        let network = NetworkConfig { cni_check_interval: interval, ..scripted(folder.path()) };
+        let pods = open_with(folder.path(), &network).await;
+        let lab = Lab { folder, pods };
+        let checks = || {
+            let calls = fs::read_to_string(lab.folder.path().join("calls")).unwrap_or_default();
+            calls.lines().filter(|call| *call == "CHECK").count()
+        };
+        let pod =
+            lab.pod(PodConfig { network: NetworkMode::Pod, ..config(lab.folder.path(), "checked") }).await;
+        match interval {
+            Some(_) => {
+                let begun = Instant::now();
+                while checks() < 3 {
+                    assert!(begun.elapsed() < Duration::from_secs(60), "{} calls of CHECK", checks());
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+            None => {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                assert_eq!(checks(), 0);
+            }
+        }
+        lab.pods.remove(&pod.id).await.unwrap();
+        // A check that was under way may end.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let before = checks();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(checks(), before, "a pod that is gone is not checked");
+        lab.assert_empty();
+    }
 }

@@ -47,5 +47,10 @@ async fn a_pod_without_dns_settings_gets_those_of_its_cni_network() {
     );
     let own = Dns { servers: vec!["192.0.2.53".to_owned()], ..Dns::default() };
     assert_eq!(resolv_conf("with", own).await, "nameserver 192.0.2.53\n");
+    let options = Dns { options: vec!["rotate".to_owned()], ..Dns::default() };
+    assert_eq!(
+        resolv_conf("options", options).await,
+        "nameserver 10.9.0.1\nnameserver fd09::1\noptions rotate\n"
+    );
     lab.clear().await;
 }

@@ -71,6 +71,10 @@ fn dns(pod: &Pod) -> DnsConfig {
             }
         }
     };
+    // Without servers of its own the pod gets those of its network, which know the names of pods.
+    if pod.dns_policy == DnsPolicy::Cluster && pod.dns.servers.is_empty() && !pod.host_network {
+        dns.servers.clear();
+    }
     add(&mut dns.servers, &pod.dns.servers);
     add(&mut dns.searches, &pod.dns.searches);
     add(&mut dns.options, &pod.dns.options);
@@ -189,6 +193,19 @@ mod tests {
             (dns.servers, dns.searches, dns.options),
             (vec!["10.9.9.9".into()], vec![], vec!["ndots:1".into()])
         );
+    }
+
+    #[test]
+    fn options_alone_leave_the_servers_to_the_network() {
+        let dns = |spec| config(spec).dns_config.unwrap();
+        let options = "dnsConfig: {options: [{name: no-such-option}]}";
+        let of_network = dns(options);
+        assert_eq!(of_network.servers, Vec::<String>::new());
+        assert_eq!(of_network.options.last().unwrap(), "no-such-option");
+        let more = dns("dnsConfig: {nameservers: [192.0.2.9], options: [{name: no-such-option}]}");
+        assert_eq!(more.servers, [host_dns(false).servers, vec!["192.0.2.9".to_owned()]].concat());
+        let on_host = dns(&format!("hostNetwork: true\n{options}"));
+        assert_eq!(on_host.servers, host_dns(true).servers);
     }
 
     #[test]

@@ -187,19 +187,27 @@ fn resolver(options: &Options, spec: &mut Value) {
     if options.dns.is_empty() && options.dns_search.is_empty() && options.dns_option.is_empty() {
         return;
     }
-    let host = host_dns(spec["hostNetwork"] == true);
+    let is_host_network = spec["hostNetwork"] == true;
+    let host = host_dns(is_host_network);
     let own = |own: Vec<String>, host: Vec<String>| if own.is_empty() { host } else { own };
     let servers = own(options.dns.iter().map(ToString::to_string).collect(), host.servers);
-    let mut searches = own(options.dns_search.clone(), host.searches);
+    // The pod then has the servers of its network, which know the names of pods, and the host's other settings.
+    let is_of_network =
+        options.dns.is_empty() && !is_host_network && (options.dns_search.is_empty() || servers.is_empty());
+    let (host_searches, host_options) =
+        if is_of_network { Default::default() } else { (host.searches, host.options) };
+    let mut searches = own(options.dns_search.clone(), host_searches);
     searches.retain(|domain| domain != ".");
-    let resolver_options = own(options.dns_option.clone(), host.options);
+    let resolver_options = own(options.dns_option.clone(), host_options);
     let entry = |option: &String| match option.split_once(':') {
         Some((name, value)) => json!({ "name": name, "value": value }),
         None => json!({ "name": option }),
     };
-    spec["dnsPolicy"] = json!("None");
+    if !is_of_network {
+        spec["dnsPolicy"] = json!("None");
+    }
     spec["dnsConfig"] = json!({
-        "nameservers": servers,
+        "nameservers": if is_of_network { Vec::new() } else { servers },
         "searches": searches,
         "options": resolver_options.iter().map(entry).collect::<Vec<_>>(),
     });

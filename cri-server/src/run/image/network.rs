@@ -52,8 +52,8 @@ fn network(wanted: &Wanted<'_>) -> anyhow::Result<Option<String>> {
                 "--network {name}: networks of `crisp network` are the server's: run it under the server, by -d"
             );
         }
-        if !(options.dns.is_empty() && options.dns_search.is_empty() && options.dns_option.is_empty()) {
-            bail!("--dns, --dns-search, --dns-option: names on the network {name} would not be found then");
+        if !(options.dns.is_empty() && options.dns_search.is_empty()) {
+            bail!("--dns, --dns-search: names on the network {name} would not be found then");
         }
     }
     let entry = |(index, name): (usize, &&String)| {

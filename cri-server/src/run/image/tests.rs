@@ -132,12 +132,16 @@ fn namespaces_networks_and_resolvers_are_the_pods() {
     let resolver = spec("--dns|10.0.0.9|--dns-search|.|--dns-option|ndots:2|a")["dnsConfig"].clone();
     assert_eq!((&resolver["nameservers"], &resolver["searches"]), (&json!(["10.0.0.9"]), &json!([])));
     assert_eq!(resolver["options"][0], json!({ "name": "ndots", "value": "2" }));
+    let spec_of_options = spec("--dns-option|ndots:2|a");
+    assert_eq!(spec_of_options["dnsPolicy"], Value::Null, "names of pods are still resolved");
+    assert_eq!(spec_of_options["dnsConfig"]["nameservers"], json!([]));
     let networks = |line| {
         let document = read_as(line, true).unwrap().pods.remove(0).document;
         document["metadata"]["annotations"]["crisp/networks"].clone()
     };
     let error = read_as("--network|lan|--dns|10.0.0.1|a", true).err().unwrap().to_string();
     assert!(error.contains("names on the network lan"), "{error}");
+    assert!(read_as("--network|lan|--dns-option|ndots:2|a", true).is_ok());
     assert_eq!(networks("--network|default|a"), Value::Null);
     assert_eq!(networks("--network|none|a"), "none");
     assert_eq!(

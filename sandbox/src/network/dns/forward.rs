@@ -1,6 +1,5 @@
 //! Forwards queries to the host's own resolvers.
 
-use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -10,8 +9,8 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::message::Query;
+use crate::host_resolver::{host_dns, socket_address};
 
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 const PORT: u16 = 53;
 /// Time limit for one resolver.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -46,14 +45,8 @@ pub(super) async fn forward(message: &[u8], query: &Query, by: Transport, own: &
 
 /// Read each time: it costs some microseconds, and changes with the host's network.
 fn resolvers(own: &[IpAddr]) -> Vec<SocketAddr> {
-    let text = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-    let servers = text.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        let address = words.next().filter(|word| *word == "nameserver").and_then(|_| words.next())?;
-        address.parse::<IpAddr>().ok()
-    });
-    let others = servers.filter(|server| !own.contains(server)).take(MOST_RESOLVERS);
-    others.map(|server| SocketAddr::new(server, PORT)).collect()
+    let servers = host_dns().servers.into_iter().filter_map(|server| socket_address(&server, PORT));
+    servers.filter(|server| !own.contains(&server.ip())).take(MOST_RESOLVERS).collect()
 }
 
 async fn query_udp(resolver: SocketAddr, message: &[u8], query: &Query) -> io::Result<Vec<u8>> {
