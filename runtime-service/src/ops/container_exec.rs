@@ -8,8 +8,8 @@
 //! ```
 //!
 //! After its client has left, the output of a command is read and discarded: a handler of SIGHUP that prints
-//! must get to its end, and neither block nor die of SIGPIPE. A command with a terminal gets a hang-up, as
-//! with any terminal. A server that ends does this for a second; after that, and when the server is killed,
+//! must get to its end, and neither block nor die of SIGPIPE. A terminal stays open as long, because closing it
+//! is a SIGHUP too. A server that ends does this for a second; after that, and when the server is killed,
 //! the monitor waits for the rest of the grace time, and the output has no reader.
 
 use std::sync::Arc;
@@ -149,6 +149,24 @@ impl Streams {
             terminal: Some(terminal),
         }
     }
+
+    fn take_outputs(&mut self) -> Outputs {
+        let of_terminal = || self.terminal.clone().map(Source::Terminal);
+        Outputs { stdout: self.stdout.take().or_else(of_terminal), stderr: self.stderr.take() }
+    }
+}
+
+/// The output of a command whose client is gone.
+struct Outputs {
+    stdout: Option<Source>,
+    stderr: Option<Source>,
+}
+
+impl Outputs {
+    /// Reads until no process has them open.
+    async fn discard(mut self) {
+        tokio::join!(discard(&mut self.stdout), discard(&mut self.stderr));
+    }
 }
 
 async fn run(mut running: Running, streams: Streams, mut session: ProcessSession, closing: &Cancel) {
@@ -160,11 +178,18 @@ async fn run(mut running: Running, streams: Streams, mut session: ProcessSession
         () = closing.cancelled() => None,
     };
     match end {
-        Some(Ok(code)) => session.finish(Outcome::Exited(code)).await,
+        Some(Ok(code)) => {
+            streams.stdin = None;
+            session.finish(Outcome::Exited(code)).await;
+        }
+        // The monitor has lost this server: it hangs up the command.
         Some(Err(error)) => {
-            // The monitor leaves the SIGHUP to the terminal. A client that reads nothing must not delay it.
+            let mut outputs = streams.take_outputs();
+            outputs.stdout.take_if(|source| matches!(source, Source::Terminal(_)));
+            // Hangs up a terminal.
             drop(streams);
-            session.finish(Outcome::Failed(error.to_string())).await;
+            let discard = tokio::time::timeout(running.grace, outputs.discard());
+            let _ = tokio::join!(session.finish(Outcome::Failed(error.to_string())), discard);
         }
         None => {
             // The client's connection is not kept during the grace period.
@@ -175,18 +200,17 @@ async fn run(mut running: Running, streams: Streams, mut session: ProcessSession
 }
 
 /// Ends a command whose client is gone.
-async fn hang_up(mut running: Running, streams: Streams) {
-    let Streams { stdin, mut stdout, mut stderr, terminal } = streams;
-    let terminal = (terminal, stdout.take_if(|source| matches!(source, Source::Terminal(_))));
+async fn hang_up(mut running: Running, mut streams: Streams) {
+    let outputs = streams.take_outputs();
     let end = async {
-        // First: the end of its input or terminal may end the command, and the monitor must know why.
+        // First: the end of its input may end the command, and the monitor must know why. A terminal stays open:
+        // closed, it would send SIGHUP once more.
         let hang_up = running.send_hang_up().await;
-        // Closing the last descriptor hangs up the terminal.
-        drop((stdin, terminal));
+        streams.stdin = None;
         running.end_in_time(hang_up).await;
     };
     let discard = async {
-        tokio::join!(discard(&mut stdout), discard(&mut stderr));
+        outputs.discard().await;
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -218,7 +242,12 @@ async fn serve_streams(
         ended.cancel();
         end
     };
-    let served = async { tokio::join!(stdout, stderr, end).2 };
+    // When the link is lost, a client that reads nothing is not waited for.
+    let outputs = async {
+        tokio::join!(stdout, stderr);
+        Ok(())
+    };
+    let served = async { tokio::try_join!(outputs, end).map(|((), code)| code) };
     // These two do not decide when the session ends.
     let inputs = async {
         tokio::join!(input, sizes);

@@ -19,6 +19,8 @@ pub(crate) struct Connection {
     /// The server's process, when it is in a PID namespace that is visible here.
     server: Option<Pid>,
     queue: VecDeque<Outgoing>,
+    /// Whether it is polled for room for the queue, too.
+    pub(crate) waits_for_room: bool,
 }
 
 struct Outgoing {
@@ -35,7 +37,7 @@ impl Connection {
     /// `socket` must be non-blocking.
     pub(crate) fn new(socket: OwnedFd) -> Self {
         let server = sys::peer(&socket);
-        Self { socket, server, queue: VecDeque::new() }
+        Self { socket, server, queue: VecDeque::new(), waits_for_room: false }
     }
 
     pub(crate) fn socket(&self) -> &OwnedFd {
@@ -46,9 +48,9 @@ impl Connection {
         !self.queue.is_empty()
     }
 
-    /// Whether the server has ended, or is about to: a process is marked as exiting before the kernel closes its first
+    /// Whether the server has ended, or is ending: a process is marked as exiting before the kernel closes its first
     /// descriptor. Requests that it has sent before may be unread. `proc` is the host's.
-    pub(crate) fn server_has_ended(&self, proc: Option<BorrowedFd<'_>>) -> bool {
+    pub(crate) fn server_is_ending(&self, proc: Option<BorrowedFd<'_>>) -> bool {
         // In this order: before another process can have the number, the connection has ended.
         self.server.zip(proc).is_some_and(|(server, proc)| is_exiting(server, proc)) || self.has_ended()
     }
@@ -130,16 +132,16 @@ mod tests {
         let proc = Some(proc.as_fd());
         let mut connection = Connection::new(ours);
         assert_eq!(connection.server, Some(rustix::process::getpid()));
-        assert!(!connection.server_has_ended(proc), "this process lives");
+        assert!(!connection.server_is_ending(proc), "this process lives");
         let mut child = std::process::Command::new("true").spawn().unwrap();
         connection.server = Pid::from_child(&child).into();
-        while !connection.server_has_ended(proc) {
+        while !connection.server_is_ending(proc) {
             std::thread::yield_now();
         }
-        assert!(!connection.server_has_ended(None), "nothing says so without /proc");
+        assert!(!connection.server_is_ending(None), "nothing says so without /proc");
         child.wait().unwrap();
         drop(theirs);
-        assert!(connection.server_has_ended(None), "its connection has ended");
+        assert!(connection.server_is_ending(None), "its connection has ended");
     }
 
     #[test]

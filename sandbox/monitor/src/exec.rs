@@ -12,11 +12,9 @@
 use std::time::{Duration, Instant};
 
 use crisp_executor::ids::ContainerId;
-use crisp_monitor::wire::ExitStatus;
 use crisp_monitor::wire::response::Started;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, openat};
-use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::child::Child;
@@ -36,7 +34,7 @@ pub(crate) struct Exec {
     /// Its v2 cgroup.
     pub(crate) cgroup: Option<OwnedFd>,
     pub(crate) has_terminal: bool,
-    /// It has had SIGHUP, or its terminal is about to send it: another one would end what it does about the first.
+    /// It has got SIGHUP, or gets it from its terminal. It must get it once: a second one may end its handler.
     pub(crate) has_hup: bool,
     /// Set at its connection's end.
     pub(crate) kill_at: Option<Instant>,
@@ -103,38 +101,22 @@ impl Exec {
         if self.has_hup { self.kill_all() } else { self.kill_group() }
     }
 
-    /// Sends SIGHUP to its process group. With a terminal the kernel does that when its server closes the terminal, or
-    /// ends.
-    pub(crate) fn send_hup(&mut self) -> Result<(), Errno> {
-        if !self.has_terminal {
-            self.process.signal_group(Signal::HUP)?;
-        }
-        self.has_hup = true;
-        Ok(())
-    }
-
     pub(crate) fn connection_ended(&mut self, now: Instant) {
         if self.grace.is_zero() || self.launch.is_some() {
             self.kill_all();
             return;
         }
-        if !self.has_hup {
-            // It has ended already if this fails.
-            let _ = self.send_hup();
-            self.has_hup = true;
+        // A server that is gone has closed the terminal: then the kernel sends SIGHUP.
+        if !self.has_hup && !self.has_terminal {
+            let _ = self.process.signal_group(Signal::HUP);
         }
+        self.has_hup = true;
         self.kill_at = Some(now + self.grace);
     }
 
     /// See [`Launch::read_at`].
     pub(crate) fn read_at(&self) -> Option<Instant> {
         self.launch.as_ref()?.read_at
-    }
-
-    /// Whether the end of its server can have been the cause of its end: that ends its input, breaks its output and
-    /// hangs up its terminal. The output of a probe that has succeeded did not break.
-    pub(crate) fn may_end_with_server(&self, status: ExitStatus) -> bool {
-        !self.has_hup && (!self.grace.is_zero() || status != ExitStatus::Code(0))
     }
 
     /// Handles its end.

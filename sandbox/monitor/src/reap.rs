@@ -75,7 +75,10 @@ impl Monitor {
         }
         let (connection, finished_at_ns) = (exec.connection, clock::now_ns());
         let (id, container) = (exec.id, exec.container.clone());
-        if exec.may_end_with_server(status) && self.server_has_ended(connection) {
+        // The end of a server may have ended the command: it ends its input, breaks its output and hangs up its
+        // terminal. The output of a short probe that has succeeded did not break.
+        let is_good_probe = late.is_some() && status == ExitStatus::Code(0);
+        if !exec.has_hup && !is_good_probe && self.server_is_ending(connection) {
             exec.connection_ended(Instant::now());
         }
         // Closed before the event: a client that receives it finds nothing of the exec left here.
@@ -87,9 +90,9 @@ impl Monitor {
         self.send_event(connection, &event);
     }
 
-    fn server_has_ended(&self, connection: Key) -> bool {
+    fn server_is_ending(&self, connection: Key) -> bool {
         let proc = self.pod.host_proc();
-        self.connections.get(&connection).is_some_and(|connection| connection.server_has_ended(proc))
+        self.connections.get(&connection).is_some_and(|connection| connection.server_is_ending(proc))
     }
 
     /// Follows a starting container or exec.

@@ -35,8 +35,10 @@ struct Command {
 
 const LOOPS: &str = "while :; do sleep 0.1; done";
 
-/// One that goes on after SIGHUP, one that ends and leaves its child, the same on a terminal, and the same when the end
-/// of its input ends it, which may come before the end of its server is known.
+/// - One goes on after SIGHUP.
+/// - One ends and leaves its child.
+/// - One does the same on a terminal.
+/// - One ends at the end of its input, which may come before the end of its server is known.
 const COMMANDS: [Command; 4] = [
     Command { name: "goes-on", at_hup: ":", works: LOOPS, streams: PIPES, waits: true },
     Command { name: "leaves", at_hup: "exit", works: LOOPS, streams: PIPES, waits: true },
@@ -137,7 +139,9 @@ impl Loss {
         }
         println!("{self:?}, with a grace time of {grace:?}: killed after {:?}", begun.elapsed());
         for Command { name, streams, .. } in hear {
-            for file in [name.to_owned(), format!("{name}-child")] {
+            // On a terminal the child gets another one, from the kernel, when the command ends.
+            let child = (!streams.tty).then(|| format!("{name}-child"));
+            for file in [Some(name.to_owned()), child].into_iter().flatten() {
                 let heard = lab.client.sh(&id, &format!("cat /tmp/{file}")).await?;
                 assert_eq!(heard, "hup\n", "{self:?}: {file}, {streams:?}");
             }
@@ -164,4 +168,32 @@ async fn commands_that_lose_their_client_or_server_are_killed_after_the_time_of_
         case.await??;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_has_left_on_purpose_outlives_its_server() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let args = vec!["--exec-grace".to_owned(), "1".to_owned()];
+    let mut lab = Lab::start_with(Setup { args, ..Setup::default() }).await?;
+    let (sandbox, pod) = lab.pod("daemons").await?;
+    let id = lab.client.launch(&pod, &lab.shell("exec sleep 1000"), &sandbox).await?;
+    let mut daemons = Vec::new();
+    for streams in [PIPES, TERMINAL] {
+        let number = format!("7{:05}.{}", std::process::id() % 100_000, unique());
+        let line = format!(
+            "(trap '' HUP; exec busybox setsid sh -c 'touch /tmp/{number}; exec sleep {number}' </dev/null >/dev/null 2>&1) & \
+             until [ -e /tmp/{number} ]; do sleep 0.1; done"
+        );
+        let mut command = exec(&mut lab, &id, &line, Protocol::WebSocketV5, streams).await?;
+        assert_eq!(command.exit_code()?, 0);
+        daemons.push((streams, number));
+    }
+    lab.machine.kill_server();
+    lab.machine.start_server().await?;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    for (streams, number) in daemons {
+        assert!(!processes_with(&number).is_empty(), "{streams:?}: its daemon is gone");
+    }
+    lab.client = lab.machine.client().await?;
+    lab.close().await
 }

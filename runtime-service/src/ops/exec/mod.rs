@@ -286,6 +286,8 @@ async fn start(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HangUp {
     Sent,
+    /// It has ended before, by itself.
+    TooLate,
     /// The monitor is of an earlier release.
     Impossible,
 }
@@ -328,22 +330,28 @@ impl Running {
 
     /// Sends SIGHUP to the process group of a command whose client is gone.
     pub(super) async fn send_hang_up(&mut self) -> HangUp {
-        match self.link.signal_exec(self.exec, rustix::process::Signal::HUP.as_raw()).await {
-            Err(error) if matches!(error.failure(), Some(Failure::UnknownOperation { .. })) => {
-                HangUp::Impossible
-            }
-            // It has ended, or gets the signal later: when a slow monitor reads it, or knows that this link is gone.
-            Ok(()) | Err(_) => HangUp::Sent,
+        let sent = self.link.signal_exec(self.exec, rustix::process::Signal::HUP.as_raw()).await;
+        match sent.as_ref().err().and_then(LinkError::failure) {
+            Some(Failure::UnknownOperation { .. }) => HangUp::Impossible,
+            Some(Failure::UnknownExec { .. }) => HangUp::TooLate,
+            // It gets the signal now or later: when a slow monitor reads it, or knows that this link is gone.
+            None | Some(_) => HangUp::Sent,
         }
     }
 
     /// Ends a command after its SIGHUP: after the grace period all processes that it started get SIGKILL.
     pub(super) async fn end_in_time(mut self, hang_up: HangUp) {
-        if hang_up == HangUp::Sent && self.group.is_some() {
-            tokio::select! {
+        match hang_up {
+            // As without a loss, what it has left stays.
+            HangUp::TooLate => {
+                let _ = self.wait().await;
+                return;
+            }
+            HangUp::Sent if self.group.is_some() => tokio::select! {
                 () = tokio::time::sleep(self.grace) => {}
                 () = self.all_ended() => {}
-            }
+            },
+            HangUp::Sent | HangUp::Impossible => {}
         }
         self.kill().await;
     }

@@ -57,7 +57,9 @@ impl Reader {
 
     pub(super) async fn read_all(mut self) {
         let end = self.read_to_end().await;
-        self.queues.values().for_each(|queue| queue.end(end));
+        // A client that can end its input alone has left when it closes without that.
+        let of_input = if self.channels.half_close { end.and(Err(StreamError::Lost)) } else { end };
+        self.queues.values().for_each(|queue| queue.end(of_input));
         if end.is_ok() {
             self.connection.closed.cancel();
             // The response to the client's close is sent with the next read.

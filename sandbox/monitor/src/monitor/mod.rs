@@ -157,9 +157,12 @@ impl Monitor {
     }
 
     fn watch_for_room(&mut self, key: Key) {
-        if let Some(connection) = self.connections.get(&key) {
+        if let Some(connection) = self.connections.get_mut(&key) {
             let writing = connection.backed_up();
-            self.poller.also_writing(connection.socket(), Token::Connection(key), writing);
+            if writing != connection.waits_for_room {
+                connection.waits_for_room = writing;
+                self.poller.also_writing(connection.socket(), Token::Connection(key), writing);
+            }
         }
     }
 

@@ -39,8 +39,8 @@ impl Monitor {
             .ok_or_else(|| Failure::Malformed { reason: format!("no signal has number {signal}") })?;
         let exec = self.execs.values_mut().find(|exec| exec.connection == connection && exec.id == id);
         let exec = exec.ok_or(Failure::UnknownExec { exec: id })?;
-        let sent = if signal == Signal::HUP { exec.send_hup() } else { exec.process.signal_group(signal) };
-        sent.map_err(system("signal the exec"))?;
+        exec.process.signal_group(signal).map_err(system("signal the exec"))?;
+        exec.has_hup |= signal == Signal::HUP;
         Ok(Reply::done())
     }
 
