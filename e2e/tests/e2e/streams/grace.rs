@@ -24,9 +24,9 @@ enum Loss {
 #[derive(Debug, Clone, Copy)]
 struct Command {
     name: &'static str,
-    /// What it does at SIGHUP, after a note of it.
+    /// The reaction to SIGHUP, after a note of it.
     at_hup: &'static str,
-    /// What it does until then.
+    /// The work until then.
     works: &'static str,
     streams: Streams,
     /// Whether it always lives until its SIGHUP.
