@@ -177,6 +177,11 @@ async fn run(mut running: Running, streams: Streams, mut session: ProcessSession
         end = served => end,
         () = closing.cancelled() => None,
     };
+    if end.is_none() && closing.is_cancelled() && streams.terminal.is_some() {
+        // The end of this process closes the terminal, and the monitor sees to the rest. Earlier, the command would get
+        // one SIGHUP from the monitor and one from the terminal.
+        return std::mem::forget(streams);
+    }
     match end {
         Some(Ok(code)) => {
             streams.stdin = None;

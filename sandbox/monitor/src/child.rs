@@ -9,6 +9,7 @@
 use crisp_executor::run::Helper;
 use crisp_executor::run::unseen::pidfd_of_child;
 use crisp_monitor::wire::ExitStatus;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, pidfd_send_signal};
@@ -76,6 +77,16 @@ impl Child {
         }
         self.is_reaped = self.helper.is_none() || !self.is_made();
         self.is_reaped.then_some(status)
+    }
+
+    /// Whether it has ended, perhaps without being reaped yet.
+    pub(crate) fn has_ended(&self) -> bool {
+        if self.helper.is_some() {
+            return false;
+        }
+        let mut process = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let polled = poll(&mut process, Some(&Timespec::default()));
+        polled.is_ok() && process[0].revents().contains(PollFlags::IN)
     }
 
     pub(crate) fn signal(&mut self, signal: Signal) -> Result<(), Errno> {

@@ -72,7 +72,13 @@ pub(super) fn write_names(service: &ServiceState, pod: &Pod, id: &PodId) -> io::
     files.write_names(&pod.config)?;
     let names = [owner.config.own_hostname(), pod.config.own_hostname()];
     files.write_hosts_of(&names, &addresses)?;
-    let config = if pod.config.dns == Default::default() { &owner.config } else { &pod.config };
+    let mut dns = pod.config.dns.clone();
+    if dns == Default::default() {
+        dns = owner.config.dns.clone();
+    } else if dns.servers.is_empty() {
+        dns.servers.clone_from(&owner.config.dns.servers);
+    }
+    let config = &PodConfig { dns, ..pod.config.clone() };
     let (resolver, given) = (service.networks.resolver(&owner.id), service.networks.given_dns(&owner.id));
     files.write_resolv_conf(config, &NetworkDns { resolver, given })
 }

@@ -327,6 +327,7 @@ fn firewalls_that_drop_nothing_of_the_pods_are_not_named() {
             "iptables -A INPUT -p tcp --dport 22 -m limit --limit 1/s -j DROP && iptables -A INPUT -s 203.0.113.0/24 -j REJECT",
             "iptables -N UNUSED && iptables -A UNUSED -j DROP && iptables -N SOME && iptables -A SOME -j DROP && iptables -A FORWARD -i up9 -j SOME",
             "iptables -N EARLY && iptables -A EARLY -p udp -j RETURN && iptables -A EARLY -j RETURN && iptables -A EARLY -j DROP && iptables -A FORWARD -j EARLY",
+            "iptables -N ELSEWHERE && iptables -A ELSEWHERE -m addrtype --dst-type LOCAL -j RETURN && iptables -A ELSEWHERE -j DROP && iptables -A INPUT -j ELSEWHERE",
             "iptables -A FORWARD -j LOG && iptables -A FORWARD -j ACCEPT && iptables -A FORWARD -j DROP && iptables -P FORWARD DROP",
             "nft add table inet own && nft 'add chain inet own nat { type nat hook postrouting priority 100; }' && nft add chain inet own rest && nft add rule inet own rest drop",
         ]);

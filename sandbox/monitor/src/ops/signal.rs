@@ -38,7 +38,8 @@ impl Monitor {
         let signal = sys::signal(signal)
             .ok_or_else(|| Failure::Malformed { reason: format!("no signal has number {signal}") })?;
         let exec = self.execs.values_mut().find(|exec| exec.connection == connection && exec.id == id);
-        let exec = exec.ok_or(Failure::UnknownExec { exec: id })?;
+        // What one that has ended by itself has left may be wanted.
+        let exec = exec.filter(|exec| !exec.process.has_ended()).ok_or(Failure::UnknownExec { exec: id })?;
         exec.process.signal_group(signal).map_err(system("signal the exec"))?;
         exec.has_hup |= signal == Signal::HUP;
         Ok(Reply::done())

@@ -25,16 +25,22 @@ impl Builtin {
     /// Takes the pod off the network; succeeds if it is not on it. Its interface is deleted by
     /// [`Self::reap`].
     pub(in crate::network) fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
-        let Some(record) = self.state().pods.get(pod).cloned() else { return Ok(()) };
+        let Some(attached) = self.state().pods.get(pod).cloned() else { return Ok(()) };
         let mut socket = route_socket()?;
-        let record = BuiltinRecord { detached: true, ..record };
+        let record = BuiltinRecord { detached: true, ..attached.clone() };
         // First: if this server is killed, the next one must not take a retired interface for one that works.
         if let Err(error) = self.records.write(&record) {
             // Matters only to a server that starts before the interface is deleted: it detaches the pod
             // again.
             tracing::warn!(pod = pod.short(), %error, "cannot note that a pod is off the network");
         }
-        retire_link(&mut socket, &record.veth, self.group()).map_err(failed(&record))?;
+        if let Err(error) = retire_link(&mut socket, &record.veth, self.group()) {
+            // It goes on working, also for the next server.
+            if let Err(error) = self.records.write(&attached) {
+                tracing::warn!(pod = pod.short(), %error, "cannot note that a pod is still on the network");
+            }
+            return Err(failed(&record)(error));
+        }
         if !record.ports.is_empty() {
             self.withdraw(&record)?;
         }

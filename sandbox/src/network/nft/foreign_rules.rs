@@ -58,6 +58,10 @@ fn verdict_of(
         return Ok(None);
     }
     for rule in list(socket, base, Some(name))? {
+        if name != base.name && may_return(&rule.expressions) {
+            // Packets of pods may be among those that return.
+            return Ok(None);
+        }
         match unconditional(&rule.expressions) {
             Some(Verdict::Jump(to)) => {
                 if let Some(verdict) = verdict_of(socket, base, &to, depth - 1)? {
@@ -165,6 +169,11 @@ fn unconditional(list: &[u8]) -> Option<Verdict> {
         }
     }
     None
+}
+
+/// Whether some packets return to the chain before.
+fn may_return(list: &[u8]) -> bool {
+    expressions(list).any(|(name, data)| verdict(name, data) == Some(Verdict::Return))
 }
 
 /// The verdict of an expression, if it always has one.
