@@ -9,8 +9,9 @@
 //!
 //! After its client has left, the output of a command is read and discarded: a handler of SIGHUP that prints
 //! must get to its end, and neither block nor die of SIGPIPE. A terminal stays open as long, because closing it
-//! is a SIGHUP too. A server that ends does this for a second; after that, and when the server is killed,
-//! the monitor waits for the rest of the grace time, and the output has no reader.
+//! is a SIGHUP too. A server that ends does this for a second, but closes terminals at its end; after that, and
+//! when the server is killed, the monitor waits for the rest of the grace time, and the output has no reader. A
+//! closed terminal sends SIGHUP to its first process, and to the group of that when it ends.
 
 use std::sync::Arc;
 use std::time::Duration;

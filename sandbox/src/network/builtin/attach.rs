@@ -40,7 +40,7 @@ impl Builtin {
         });
         let wired = wired.and_then(|()| self.finish(&record));
         wired.map(|()| record.attachment(&self.name)).map_err(|error| {
-            match self.detach(&request.pod).and_then(|()| self.reap()) {
+            match self.undo_attach(&request.pod).and_then(|()| self.reap()) {
                 Ok(_) => error,
                 Err(undo) => NetworkError::Undo { error: Box::new(error), undo: Box::new(undo) },
             }

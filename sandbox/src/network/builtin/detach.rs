@@ -25,28 +25,43 @@ impl Builtin {
     /// Takes the pod off the network; succeeds if it is not on it. Its interface is deleted by
     /// [`Self::reap`].
     pub(in crate::network) fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
-        let Some(attached) = self.state().pods.get(pod).cloned() else { return Ok(()) };
-        let mut socket = route_socket()?;
-        let record = BuiltinRecord { detached: true, ..attached.clone() };
-        // First: if this server is killed, the next one must not take a retired interface for one that works.
-        if let Err(error) = self.records.write(&record) {
-            // Matters only to a server that starts before the interface is deleted: it detaches the pod
-            // again.
-            tracing::warn!(pod = pod.short(), %error, "cannot note that a pod is off the network");
-        }
-        if let Err(error) = retire_link(&mut socket, &record.veth, self.group()) {
+        let Some(record) = self.state().pods.get(pod).cloned() else { return Ok(()) };
+        self.retire(&record).inspect_err(|_| {
             // It goes on working, also for the next server.
-            if let Err(error) = self.records.write(&attached) {
+            if let Err(error) = self.records.write(&record) {
                 tracing::warn!(pod = pod.short(), %error, "cannot note that a pod is still on the network");
             }
-            return Err(failed(&record)(error));
+        })?;
+        self.retired(record)
+    }
+
+    /// Takes a pod off the network that was not attached to its end.
+    pub(super) fn undo_attach(&self, pod: &PodId) -> Result<(), NetworkError> {
+        let Some(record) = self.state().pods.get(pod).cloned() else { return Ok(()) };
+        self.retire(&record)?;
+        self.retired(record)
+    }
+
+    /// Ends the use of a pod's interface.
+    fn retire(&self, record: &BuiltinRecord) -> Result<(), NetworkError> {
+        let mut socket = route_socket()?;
+        // First: if this server is killed, the next one must not take a retired interface for one that works.
+        if let Err(error) = self.records.write(&BuiltinRecord { detached: true, ..record.clone() }) {
+            // Matters only to a server that starts before the interface is deleted: it detaches the pod
+            // again.
+            tracing::warn!(pod = record.pod.short(), %error, "cannot note that a pod is off the network");
         }
+        retire_link(&mut socket, &record.veth, self.group()).map_err(failed(record))?;
+        Ok(())
+    }
+
+    fn retired(&self, record: BuiltinRecord) -> Result<(), NetworkError> {
         if !record.ports.is_empty() {
             self.withdraw(&record)?;
         }
         let mut state = self.state();
-        state.pods.remove(pod);
-        state.detached.insert(pod.clone(), record);
+        state.pods.remove(&record.pod);
+        state.detached.insert(record.pod.clone(), BuiltinRecord { detached: true, ..record });
         Ok(())
     }
 
