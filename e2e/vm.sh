@@ -21,7 +21,7 @@ seconds=${CRISP_VM_SECONDS:-2400}
 suites=("$@")
 [ ${#suites[@]} -gt 0 ] || suites=(sandbox/executor/containers sandbox/executor/lib:cgroup:: sandbox/monitor/program sandbox/monitor
   sandbox/pods@systemd
-  sandbox/network:builtin::pods_reach,cni::debians,cni_plugins::,dual_stack::pods_reach,firewalls::,flushed::,host_ports::host_ports_lead,sctp::
+  sandbox/network:builtin::pods_reach,cni::debians,cni_plugins::,dual_stack::pods_reach,firewalls::the_old,flushed::,host_ports::host_ports_lead,sctp::
   runtime-service/containers@cgroupfs runtime-service/containers@systemd:stats::,pod_states::
   e2e/conformance@systemd:resources::,updates::,stats::,users::,security::,namespaces:: e2e/e2e@cgroupfs:security::,limits::,exec::,process::,oci:: e2e/e2e@systemd:limits::,restart::,systemd::,kubelet::a_kubelet_runs,kubelet::a_kubelet_takes)
 
