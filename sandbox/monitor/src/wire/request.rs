@@ -92,7 +92,8 @@ pub struct ExecRequest {
     /// For a process with a terminal; set once the terminal exists, and perhaps after the process has begun.
     pub size: Option<WindowSize>,
     /// How long it may live after the connection's end. Its process group gets SIGHUP then; with a terminal the
-    /// kernel sends SIGHUP when the last copy of that is closed. After this time all processes in its cgroup, if that is v2, are killed. 0: at once, without SIGHUP.
+    /// kernel sends SIGHUP when the last copy of that is closed. After this time all processes in its cgroup, if
+    /// that is v2, are killed. 0: at once, without SIGHUP.
     pub grace_ms: u32,
     /// The response may come with the end of the process, or some milliseconds after its start. Older
     /// monitors respond at its start.
